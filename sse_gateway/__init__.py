@@ -1,0 +1,18 @@
+"""SSE gateway: plain Redis PUBLISH in, resumable Server-Sent Events out.
+
+The package is built in layers; imports point down, and layers 0 to 2 do no I/O:
+
+    4 root        cli  gateway  publish  tail  demo (demo_site  demo_relay  demo_samples  demo_valkey)
+    3 adapters    source  link  http  stream  streams  metrics  admin  logs  systemd
+                  config (settings  document  overrides  conflicts  quantities  redis_url)
+    2 core        hub
+    1 mechanisms  intake  decoder  log  window  timeline  history  frames
+                  audience  audiences  outbox  delivery  opening  replay  hold  reader  subscription  tally
+    0 vocabulary  cursor  channels  events  reasons  errors
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+__version__ = version("sse-gateway")

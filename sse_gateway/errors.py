@@ -1,0 +1,65 @@
+"""Exceptions, by whose fault it is.
+
+    GatewayError
+    ├── ConfigError      the operator   every problem at once, exit 78
+    ├── RequestError     the client     answered with its status
+    ├── MessageError     the publisher  counted and skipped
+    └── SourceError      Redis          back-off, reconnect, new epoch
+
+Anything else is ours and ends the process (I9).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sse_gateway.reasons import RejectReason
+
+
+class GatewayError(Exception):
+    """Base of all errors the gateway raises on purpose."""
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used.
+
+    Attributes:
+        problems: One sentence each, as ``FILE:LINE:COL: key: what is wrong``.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class RequestError(GatewayError):
+    """A request that is refused.
+
+    Attributes:
+        status: HTTP status, 400 to 499.
+        detail: One sentence for the person who sent it.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class MessageError(GatewayError):
+    """A published message that is rejected; it harms only itself.
+
+    Attributes:
+        reason: Metric label.
+    """
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class SourceError(GatewayError):
+    """Redis is away, unfit, or not to be trusted any more; try again after a back-off."""

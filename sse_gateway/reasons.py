@@ -1,0 +1,97 @@
+"""Closed sets: why a stream ended, a gap was told, a message was refused.
+
+Every value is a metric label and a word in a log line or in the stream itself, so the sets
+are the contract: a new member needs a row in ``docs/protocol.md`` or ``docs/operations.md``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Policy(StrEnum):
+    """What happens to a client that reads too slowly; in order of what loses least."""
+
+    DISCONNECT = "disconnect"
+    DROP_OLDEST = "drop_oldest"
+    LATEST = "latest"
+
+
+class Format(StrEnum):
+    """How a payload is read."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class GapReason(StrEnum):
+    """Why events may be missing, as told in ``gateway.gap``."""
+
+    WINDOW = "window"
+    """Aged or pushed out of the replay window."""
+    OVERFLOW = "overflow"
+    """This client was too slow."""
+    SOURCE = "source"
+    """The link to Redis was lost."""
+    EPOCH = "epoch"
+    """The log began anew, or the cursor is of a log unknown here."""
+    CURSOR = "cursor"
+    """The cursor is not one of ours, or does not verify."""
+
+
+class Replay(StrEnum):
+    """What ``gateway.open`` says of the events between the cursor and now."""
+
+    NONE = "none"
+    COMPLETE = "complete"
+    GAP = "gap"
+
+
+class CloseReason(StrEnum):
+    """Why a stream ended. Every stream ends once, with one of these (I8)."""
+
+    CLIENT = "client"
+    """The client went away."""
+    DRAIN = "drain"
+    """The gateway stops."""
+    MAX_AGE = "max_age"
+    """The stream reached its maximal age."""
+    EXPIRED = "expired"
+    """The client's token ended."""
+    REVOKED = "revoked"
+    """The client's token was revoked."""
+    ERROR = "error"
+    """A fault of ours; the stream cannot go on."""
+    SLOW = "slow"
+    """The policy `disconnect` acted."""
+    MEMORY = "memory"
+    """The fullest queue at the limit of `queue_memory`."""
+    TIMEOUT = "timeout"
+    """The client took no byte for `write_timeout`."""
+    PROTOCOL = "protocol"
+    """The client kept sending on a stream that only we write."""
+
+
+class Unavailable(StrEnum):
+    """Why a new stream is refused for now, as told in ``gateway.unavailable``."""
+
+    DRAINING = "draining"
+    FULL = "full"
+    SOURCE = "source"
+
+
+class RejectReason(StrEnum):
+    """Why a published message was refused."""
+
+    ENCODING = "encoding"
+    """Not UTF-8."""
+    ENVELOPE = "envelope"
+    """Not the JSON envelope."""
+    SIZE = "size"
+    """Larger than `message_size`, as payload or as encoded frame."""
+    TYPE = "type"
+    """An event type or id that is reserved or ill-formed."""
+    CHANNEL = "channel"
+    """A channel name that no client could ask for."""
+    INTERNAL = "internal"
+    """Decoding failed in a way we did not foresee (I9)."""

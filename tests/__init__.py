@@ -1,0 +1,3 @@
+"""Tests mirror modules; `tests.support` is what they share."""
+
+from __future__ import annotations
