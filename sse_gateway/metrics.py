@@ -1,0 +1,183 @@
+"""What `/metrics` shows: the core's plain counters, read when somebody asks.
+
+Nothing is observed on the path of an event but additions to numbers; a scrape reads them in one go,
+so that one that stalls costs the streams nothing. Labels come from closed sets: the rules' patterns
+and the members of `reasons`. `docs/metrics.md` is held to this module by a test.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+
+from sse_gateway import __version__
+from sse_gateway.logs import dropped_records
+from sse_gateway.tally import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from prometheus_client.core import Metric
+
+    from sse_gateway.channels import Rule
+    from sse_gateway.hub import Hub
+    from sse_gateway.source import Source
+    from sse_gateway.streams import Streams
+
+PREFIX = "sse_gateway_"
+
+Label = TypeVar("Label", bound=str)
+
+LOOP_LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds of loop lag buckets, seconds."""
+
+
+class Observed(Protocol):
+    """What is looked at."""
+
+    hub: Hub
+    source: Source
+    streams: Streams
+    max_descriptors: int
+
+    def unready(self) -> list[str]:
+        """Why new streams would not be served."""
+
+
+class Metrics:
+    """All metrics of one gateway.
+
+    Attributes:
+        registry: For the admin listener.
+        loop_lag: How late the loop's timers come.
+    """
+
+    def __init__(self, gateway: Observed, rules: Sequence[Rule]) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.loop_lag = Histogram(LOOP_LAG_BOUNDS_S)
+        self._gateway = gateway
+        self._rules = [rule.pattern for rule in rules]
+        ProcessCollector(namespace=PREFIX.removesuffix("_"), registry=self.registry)
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        yield from self._streams()
+        yield from self._messages()
+        yield from self._deliveries()
+        yield from self._windows()
+        yield from self._latency()
+        yield from self._source()
+        yield from self._process()
+
+    def _streams(self) -> Iterator[Metric]:
+        gateway, tally = self._gateway, self._gateway.hub.tally
+        lagging = len(gateway.hub.lagging)
+        yield _gauge("connections", "Open streams.", len(gateway.streams.open_streams))
+        yield _gauge("connections_limit", "Streams this process takes at most.", gateway.streams.limit)
+        yield _counter("streams_opened", "Streams opened.", tally.opened)
+        yield _counters("streams_closed", "Streams ended.", "reason", tally.closed)
+        yield _counters("streams_refused", "Temporary refusals of new streams.", "reason", tally.refused)
+        yield _counters("replays", "Streams opened, by what they were told of their replay.", "outcome", tally.replays)
+        yield _gauge("streams_lagging", "Streams whose socket takes no more at the moment.", lagging)
+        yield _gauge(
+            "streams_writable", "Streams whose socket takes bytes.", len(gateway.streams.open_streams) - lagging
+        )
+        yield _gauge("audiences", "Sets of streams that follow the same channels.", gateway.hub.audiences)
+
+    def _messages(self) -> Iterator[Metric]:
+        tally = self._gateway.hub.tally
+        yield _counters("messages_received", "Messages counted in the log.", "rule", self._by_rule(tally.messages))
+        yield _counters("events", "Events made of messages.", "rule", self._by_rule(tally.events))
+        yield _counters(
+            "messages_duplicate",
+            "Messages dropped because their id was known.",
+            "rule",
+            self._by_rule(tally.duplicates),
+        )
+        yield _counters("messages_rejected", "Messages rejected.", "reason", tally.rejected)
+
+    def _deliveries(self) -> Iterator[Metric]:
+        hub = self._gateway.hub
+        tally = hub.tally
+        yield _counter("deliveries", "Events handed to a socket.", tally.deliveries)
+        yield _counter("sent_bytes", "Bytes of stream blocks handed to sockets.", tally.bytes)
+        yield _counters("dropped_events", "Queued events that a stream's policy dropped.", "policy", tally.dropped)
+        yield _counters("gaps", "Gap blocks told.", "reason", tally.gaps)
+        yield _gauge("queue_bytes", "Bytes that wait for slow streams.", tally.queue_bytes)
+        yield _gauge("queue_limit_bytes", "At most; then the fullest stream is aborted.", hub.limits.queue_bytes)
+        yield _gauge("queue_fill_ratio", "Fill of the fullest stream's queue, against its bounds.", hub.fullest())
+        yield _gauge("pass_bytes", "Bytes of events on their way through the audiences.", tally.pass_bytes)
+
+    def _windows(self) -> Iterator[Metric]:
+        hub = self._gateway.hub
+        history = hub.history
+        oldest = history.oldest()
+        age_s = 0.0 if oldest is None else time.monotonic() - oldest.received_at
+        yield _gauge("channels", "Channels remembered.", len(history.windows))
+        yield _gauge("channels_limit", "At most; then the least recently used is forgotten.", hub.limits.channels)
+        yield _counter("channels_forgotten", "Channels forgotten at the limit.", history.forgotten_channels)
+        yield _gauge("window_events", "Events held for replay.", history.events)
+        yield _gauge("window_bytes", "Bytes of their frames.", history.bytes)
+        yield _gauge("window_seconds", "Age of the oldest event held.", age_s)
+        yield _gauge("window_memory_bytes", "Memory charged for windows.", history.memory)
+        yield _gauge("window_memory_limit_bytes", "At most; then losses, then events go.", hub.limits.window_bytes)
+        yield _counter("window_evictions", "Events lost at the memory limit.", history.evicted_for_memory)
+
+    def _latency(self) -> Iterator[Metric]:
+        tally = self._gateway.hub.tally
+        yield _histogram(
+            "delivery_latency_seconds", "From Redis' bytes to the socket, every live delivery.", tally.latency
+        )
+        yield _histogram(
+            "publish_latency_seconds", "From the publisher's ts to the socket, likewise.", tally.publish_latency
+        )
+        yield _histogram("source_round_trip_seconds", "A marker to Redis and back.", tally.round_trip)
+        yield _histogram("loop_lag_seconds", "How late the loop's timers come.", self.loop_lag)
+
+    def _source(self) -> Iterator[Metric]:
+        gateway, source = self._gateway, self._gateway.source
+        yield _gauge("source_live", "Whether messages are flowing.", float(source.live))
+        yield _counter("source_attempts", "Attempts to connect to Redis.", source.attempts)
+        yield _counter("source_losses", "Live links to Redis that were lost.", source.losses)
+        yield _counter("source_paused_seconds", "Time in which Redis was not read.", source.paused_s)
+        yield _counter("epochs", "Epochs begun.", gateway.hub.log.begun)
+        yield _gauge("ready", "Whether /readyz says yes.", float(not gateway.unready()))
+
+    def _process(self) -> Iterator[Metric]:
+        yield _gauge("open_descriptors", "Descriptors in use.", sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        yield _gauge("descriptors_limit", "Descriptors this process may have.", self._gateway.max_descriptors)
+        yield _counter("log_records_dropped", "Log records that found no room.", dropped_records())
+        info = GaugeMetricFamily(PREFIX + "build_info", "Always 1; the version is a label.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+
+    def _by_rule(self, counts: Sequence[int]) -> dict[str, int]:
+        return dict(zip(self._rules, counts, strict=True))
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, text, value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(PREFIX + name, text, value)
+
+
+def _counters(name: str, text: str, label: str, counts: Mapping[Label, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    bounds = [str(bound) for bound in histogram.bounds] + ["+Inf"]
+    buckets = list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))
+    return HistogramMetricFamily(PREFIX + name, text, buckets=buckets, sum_value=histogram.sum)

@@ -1,0 +1,275 @@
+"""The link to Redis: one connection, one PSUBSCRIBE, every message in order.
+
+Rules:
+    1. Whatever ends the link, the next one is a new epoch: what was published in between, nobody
+       knows (I6). redis-py's own PubSub would reconnect without telling.
+    2. The epoch begins where our own first marker comes back: before that, Redis may not have
+       subscribed us where publishers publish.
+    3. A link is dead when nothing at all was heard for `liveness_timeout`, or our marker (every
+       second at least) is missing for three times that while other messages arrive. It is not
+       judged while we ourselves have paused it, nor for a time in which this process stood still.
+    4. The server is judged at the start and with every marker: a primary, standalone, with the
+       run id it had. A demoted primary is left within a second.
+    5. Nothing here waits on the path of a message; while the hub is full, the socket is not read,
+       and Redis' output buffer is the bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import hiredis
+from redis import RedisError
+from redis.backoff import EqualJitterBackoff
+
+from sse_gateway.errors import ConfigError, SourceError
+from sse_gateway.link import Link, open_link, text_of
+from sse_gateway.logs import log_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from sse_gateway.link import Listener
+
+MARKER_S = 1.0
+"""Time between two markers, at most; a shorter `liveness_timeout` shortens it to a third of itself."""
+
+MARKER_PATIENCE = 3.0
+"""Times `liveness_timeout` that our marker may be missing while other messages arrive."""
+
+BACKOFF = EqualJitterBackoff(cap=1.0, base=0.05)
+"""Seconds between attempts: short, because every second is one in which events pass unseen."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What identifies the process behind a connection.
+
+    Attributes:
+        kind: redis or valkey.
+        version: As it says.
+        run_id: Changes with every start.
+    """
+
+    kind: str
+    version: str
+    run_id: str
+
+
+class Source:
+    """Keeps one link to Redis up.
+
+    Attributes:
+        live: Messages are flowing.
+        attempts: Connection attempts.
+        losses: Links lost after they had been live.
+        paused_s: Seconds in which we have not read, in all.
+        server: Server of the newest link, or None.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        patterns: Sequence[str],
+        control: str,
+        listener: Listener,
+        *,
+        connect_timeout_s: float,
+        liveness_timeout_s: float,
+    ) -> None:
+        """Prepare; `run` connects.
+
+        Args:
+            url: redis://, rediss://, unix:// or redis+sentinel://.
+            patterns: Globs of all rules.
+            control: Channel of our own markers.
+            listener: Gets the messages.
+            connect_timeout_s: For connecting, and for each step of the handshake.
+            liveness_timeout_s: See rule 3.
+        """
+        self.live = False
+        self.attempts = 0
+        self.losses = 0
+        self.server: Server | None = None
+        self._url = url
+        self._patterns = [pattern.encode() for pattern in patterns]
+        self._control = control.encode()
+        self._listener = listener
+        self._connect_timeout_s = connect_timeout_s
+        self._liveness_timeout_s = liveness_timeout_s
+        self._token = secrets.token_hex(8).encode()
+        self._link: Link | None = None
+        self._paused_s = 0.0
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds in which we have not read, in all."""
+        return self._paused_s + (self._link.paused_s if self._link is not None else 0.0)
+
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled.
+
+        Raises:
+            ConfigError: The server cannot carry the promise whatever we do.
+        """
+        failures = 0
+        while True:
+            self.attempts += 1
+            try:
+                await self._connect_and_follow()
+            except (OSError, TimeoutError, RedisError, SourceError, hiredis.HiredisError) as error:
+                failures = 0 if self.live else failures + 1
+                self._lose(error)
+            await asyncio.sleep(BACKOFF.compute(min(failures + 1, 10)))
+
+    def pause(self) -> None:
+        """Stop reading. Idempotent."""
+        if self._link is not None:
+            self._link.pause()
+
+    def resume(self) -> None:
+        """Read again. Idempotent."""
+        if self._link is not None:
+            self._link.resume()
+
+    def _lose(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        if self.live:
+            self.live = False
+            self.losses += 1
+            log_event(_log, logging.WARNING, "source.lost", reason=reason)
+            self._listener.source_lost()
+        else:
+            log_event(_log, logging.WARNING, "source.unavailable", reason=reason, attempt=self.attempts)
+
+    async def _connect_and_follow(self) -> None:
+        async with self._step("connecting"):
+            link = await open_link(
+                self._url,
+                lambda: Link(self._listener, self._control, self._token),
+                timeout_s=self._connect_timeout_s,
+            )
+        self._link = link
+        try:
+            async with self._step("logging in"):
+                await self._greet(link)
+            async with self._step("subscribing"):
+                await link.call(b"PSUBSCRIBE", *self._patterns, self._control, pushes=len(self._patterns) + 1)
+            async with self._step("our first marker"):
+                await link.begin()
+            self.live = True
+            server = self.server
+            assert server is not None  # noqa: S101 - set by _greet
+            log_event(_log, logging.INFO, "source.connected", server=server.kind, version=server.version)
+            await self._watch(link)
+        finally:
+            self._paused_s += link.paused_s
+            self._link = None
+            link.close()
+
+    @asynccontextmanager
+    async def _step(self, what: str) -> AsyncIterator[None]:
+        """Bound one step on the way to a live link.
+
+        Raises:
+            SourceError: It took longer than `connect_timeout`.
+        """
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                yield
+        except TimeoutError:
+            raise SourceError(f"{what}: no answer within {self._connect_timeout_s:g} s") from None
+
+    async def _greet(self, link: Link) -> None:
+        """Log in, and judge the server."""
+        hello = await self._hello(link)
+        if hello.get(b"mode") == b"cluster":
+            problem = (
+                "redis.url: the server runs in Cluster mode, where no two subscribers see the same order; "
+                "use a standalone primary (with Sentinel if you like)"
+            )
+            raise ConfigError([problem])
+        kind, version = (text_of(hello.get(key)) for key in (b"server", b"version"))
+        if kind not in {"redis", "valkey"}:
+            raise SourceError(f"the server calls itself {kind!r}; Redis or Valkey is needed")
+        await self._check_loading(link)
+        self.server = Server(kind, version, await self._run_id(link))
+
+    async def _hello(self, link: Link) -> dict[bytes, object]:
+        """Log in with RESP3.
+
+        Raises:
+            SourceError: The server refused, or does not know the command.
+        """
+        user, password = link.credentials
+        auth = [b"AUTH", user or b"default", password] if password else []
+        try:
+            hello = await link.call(b"HELLO", b"3", *auth, b"SETNAME", b"sse-gateway")
+        except SourceError as error:
+            if not str(error).startswith(("ERR unknown command", "NOPROTO")):
+                raise
+            hello = None  # and not quoted: Redis 5 repeats the command, password and all
+        if not isinstance(hello, dict):
+            raise SourceError("the server does not speak RESP3: Redis 6 or later, or Valkey, is needed")
+        return hello
+
+    async def _check_loading(self, link: Link) -> None:
+        try:
+            await link.call(b"PING")
+        except SourceError as error:
+            if str(error).startswith("LOADING"):
+                raise
+            # -MISCONF (disk error) and the like do not concern PUBLISH
+
+    async def _run_id(self, link: Link) -> str:
+        """Ask for role and run id.
+
+        Raises:
+            SourceError: The server is not a primary.
+        """
+        role = await link.call(b"ROLE")
+        if not isinstance(role, list) or role[:1] != [b"master"]:
+            raise SourceError("the server is a replica: its messages are not the primary's")
+        for line in text_of(await link.call(b"INFO", b"server")).splitlines():
+            if line.startswith("run_id:"):
+                return line.removeprefix("run_id:")
+        raise SourceError("the server does not tell its run id")
+
+    async def _watch(self, link: Link) -> None:
+        """Send markers and judge the link until it is dead."""
+        interval = min(MARKER_S, self._liveness_timeout_s / 3)
+        while True:
+            woke_at = time.monotonic()
+            try:
+                async with asyncio.timeout(interval):
+                    await link.lost.wait()
+                raise SourceError(link.why)
+            except TimeoutError:
+                pass
+            if link.is_paused:
+                link.touch()
+                continue
+            if time.monotonic() - woke_at > 2 * interval:  # we slept: what has come meanwhile is still to be read
+                link.touch()
+            self._judge(link)
+            if not link.is_waiting:
+                self._check_soon(link)
+
+    def _judge(self, link: Link) -> None:
+        now = time.monotonic()
+        if now - link.heard_at > self._liveness_timeout_s:
+            raise SourceError(f"nothing was heard for {self._liveness_timeout_s:g} s")
+        if now - link.marked_at > MARKER_PATIENCE * self._liveness_timeout_s:
+            raise SourceError("our own marker does not come back")
+
+    def _check_soon(self, link: Link) -> None:
+        """Send marker, role and run id questions; the answers are judged when they come."""
+        link.check(self.server.run_id if self.server is not None else "")

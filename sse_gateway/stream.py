@@ -1,0 +1,230 @@
+"""One client's open response, on a socket that the stream alone owns.
+
+Rules:
+    1. The socket is taken from the HTTP server: its descriptor is duplicated and the server's
+       transport aborted. To the server the client has just left; the connection lives on in the
+       duplicate, which nobody else knows.
+    2. The descriptor is closed in the step in which the stream leaves its audience, or after it:
+       a descriptor that the kernel gives to somebody else is no longer written to (I11).
+    3. A stream ends once, with one reason (I8). It ends at once (`abort`), or with a last block
+       (`end`): then the rest is written, the sending side shut, and the client's end awaited.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
+
+from sse_gateway.reasons import CloseReason
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+
+    from sse_gateway.hub import Hub
+    from sse_gateway.reader import Reader
+
+MAX_INPUT = 64 * 1024
+"""Bytes a client may send on a stream, where it has nothing to say; beyond it is dropped."""
+
+LINGER_S = 1.0
+"""How long a client may take to read the end of its stream, and then to close."""
+
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+
+
+class Owner(Protocol):
+    """Who keeps the streams."""
+
+    hub: Hub
+    loop: asyncio.AbstractEventLoop
+
+    def now(self) -> float:
+        """The clock, seconds."""
+
+    def kick(self) -> None:
+        """Have the hub's work done soon."""
+
+    def ended(self, stream: Stream, reason: CloseReason) -> None:
+        """Called once, when a stream has left the hub."""
+
+    def closed(self, stream: Stream) -> None:
+        """Called once, when its descriptor has been closed."""
+
+
+def take_socket(transport: asyncio.Transport, *, send_buffer_bytes: int, write_timeout_s: float) -> int:
+    """Take the connection away from its transport.
+
+    Args:
+        transport: The server's; untouched if this raises.
+        send_buffer_bytes: Bound on what the kernel holds for a slow client.
+        write_timeout_s: How long it tries for a client that vanished.
+
+    Returns:
+        A descriptor that does not block, owned by the caller.
+
+    Raises:
+        OSError: The connection is gone, or there are no descriptors left (EMFILE, ENFILE).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        raise OSError("the connection is gone")
+    fd = os.dup(sock.fileno())
+    try:
+        _tune(fd, send_buffer_bytes, write_timeout_s)
+    except OSError:
+        os.close(fd)
+        raise
+    transport.abort()
+    return fd
+
+
+def _tune(fd: int, send_buffer_bytes: int, write_timeout_s: float) -> None:
+    with _borrowed(fd) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(write_timeout_s * 1000)))
+
+
+@contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """Use a descriptor as a socket object, without giving it away."""
+    sock = socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+class Stream:
+    """The socket of one reader; the hub's `Sink`.
+
+    Attributes:
+        fd: The descriptor; -1 once it is closed.
+        reader: The reader, set right after both exist.
+        opened_at: Seconds of the loop's clock.
+        expires_at: When `max_age` ends it, or 0.
+        reason: Why it ended; None while it is open.
+    """
+
+    __slots__ = ("_input", "_owner", "_rest", "_timer", "_waits", "expires_at", "fd", "opened_at", "reader", "reason")
+
+    reader: Reader
+
+    def __init__(self, fd: int, owner: Owner, opened_at: float) -> None:
+        self.fd = fd
+        self.opened_at = opened_at
+        self.expires_at = 0.0
+        self.reason: CloseReason | None = None
+        self._owner = owner
+        self._rest = b""
+        self._input = 0
+        self._waits = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Begin to notice when the client leaves."""
+        if self.fd >= 0:
+            self._owner.loop.add_reader(self.fd, self._on_readable)
+
+    def wait_writable(self) -> None:
+        """Go on when the socket takes bytes again. Idempotent."""
+        if not self._waits and self.fd >= 0:
+            self._waits = True
+            self._owner.loop.add_writer(self.fd, self._on_writable)
+
+    def abort(self, reason: CloseReason) -> None:
+        """End at once, without a word. Idempotent.
+
+        A client that does not read is reset, so that the kernel frees what it holds for it.
+        """
+        if self.fd >= 0 and reason is not CloseReason.CLIENT:
+            with _borrowed(self.fd) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._leave(reason)
+        self._close()
+
+    def end(self, reason: CloseReason) -> None:
+        """End with a last block, as far as the client still reads. Idempotent."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self._rest = self._owner.hub.farewell(self.reader, reason)
+        self._owner.ended(self, reason)
+        self._close_later()
+        self._write_rest()
+
+    def _leave(self, reason: CloseReason) -> None:
+        if self.reason is None:
+            self.reason = reason
+            self._owner.hub.leave(self.reader, reason)
+            self._owner.ended(self, reason)
+
+    def _close(self) -> None:
+        if self.fd < 0:
+            return
+        fd, self.fd = self.fd, -1
+        self._owner.loop.remove_reader(fd)
+        if self._waits:
+            self._owner.loop.remove_writer(fd)
+        if self._timer is not None:
+            self._timer.cancel()
+        os.close(fd)
+        self._owner.closed(self)
+
+    def _write_rest(self) -> None:
+        try:
+            self._rest = self._rest[os.write(self.fd, self._rest) :] if self._rest else b""
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close()
+            return
+        if self._rest:
+            self.wait_writable()
+        else:
+            self._stop_waiting()
+            self._shut()
+
+    def _shut(self) -> None:
+        with _borrowed(self.fd) as sock, suppress(OSError):  # the client may have been faster
+            sock.shutdown(socket.SHUT_WR)
+        self._close_later()
+
+    def _close_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._owner.loop.call_later(LINGER_S, self._close)
+
+    def _stop_waiting(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._owner.loop.remove_writer(self.fd)
+
+    def _on_writable(self) -> None:
+        if self.reason is not None:
+            self._write_rest()
+            return
+        more = self._owner.hub.advance(self.reader, self._owner.now())
+        if self.fd >= 0 and self.reader.outbox is None:
+            self._stop_waiting()
+            if more:
+                self._owner.hub.schedule(self.reader)
+                self._owner.kick()
+
+    def _on_readable(self) -> None:
+        try:
+            data = os.read(self.fd, MAX_INPUT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._input += len(data)
+        if not data:
+            self.abort(CloseReason.CLIENT)
+        elif self._input > MAX_INPUT:
+            self.abort(CloseReason.PROTOCOL)
