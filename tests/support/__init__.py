@@ -1,0 +1,3 @@
+"""What tests share: fakes, servers, the reference parser."""
+
+from __future__ import annotations

@@ -1,0 +1,368 @@
+"""The gateway as its users run it: a child process, a configuration file, two listeners, a log."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.valkey import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tests.support.raw_client import Address
+
+Config = dict[str, Any]
+LogRecord = dict[str, Any]
+T = TypeVar("T")
+
+# The names of what /metrics shows, for all tests.
+CONNECTIONS: Final = "sse_gateway_connections"
+STREAMS_OPENED: Final = "sse_gateway_streams_opened_total"
+STREAMS_CLOSED: Final = "sse_gateway_streams_closed_total"
+RECEIVED: Final = "sse_gateway_messages_received_total"
+REJECTED: Final = "sse_gateway_messages_rejected_total"
+EVENTS: Final = "sse_gateway_events_total"
+DELIVERIES: Final = "sse_gateway_deliveries_total"
+DROPPED: Final = "sse_gateway_dropped_events_total"
+GAPS: Final = "sse_gateway_gaps_total"
+REPLAYS: Final = "sse_gateway_replays_total"
+WINDOW_EVENTS: Final = "sse_gateway_window_events"
+WINDOW_BYTES: Final = "sse_gateway_window_bytes"
+CHANNELS: Final = "sse_gateway_channels"
+AUDIENCES: Final = "sse_gateway_audiences"
+MARKER: Final = "sse_gateway_"
+
+STREAM_CLOSED: Final = "stream.closed"
+"""The log event of a stream's end."""
+
+_START_S = 15.0
+_STOP_S = 10.0
+
+
+def rule(pattern: str, **settings: Any) -> Config:
+    """Build one entry of ``channels:`` that strips ``sse:``."""
+    return {"pattern": pattern, "strip_prefix": "sse:", **settings}
+
+
+def configuration(redis_url: str, *rules: Config, **sections: Config) -> Config:
+    """Build a configuration with short times, for tests.
+
+    Args:
+        redis_url: The source.
+        rules: The entries of ``channels:``; one rule for ``sse:*`` if there are none.
+        sections: Keys that replace or join those of a section, by section.
+    """
+    config: Config = {
+        "listen": {"host": "127.0.0.1", "port": free_port()},
+        "admin": {"host": "127.0.0.1", "port": free_port()},
+        "redis": {"url": redis_url, "connect_timeout": "1s", "liveness_timeout": "1s"},
+        "channels": list(rules) or [rule("sse:*", prefix=True)],
+        "stream": {"heartbeat": "300ms", "retry": "3s"},
+        "shutdown": {"drain": "1s"},
+        "auth": {"mode": "none"},
+        "log": {"level": "info", "format": "json"},
+    }
+    for name, keys in sections.items():
+        config[name] = keys if "unix" in keys else {**config.get(name, {}), **keys}
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of /metrics."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """One scrape of /metrics."""
+
+    samples: Sequence[Sample]
+
+    def value(self, name: str, **labels: str) -> float:
+        """Sum the samples of `name` that carry `labels`; 0 if there are none."""
+        return sum(
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= dict(sample.labels).items()
+        )
+
+
+def parse_metrics(text: str) -> Metrics:
+    """Parse the Prometheus text format."""
+    families = text_string_to_metric_families(text)
+    return Metrics([Sample(s.name, s.labels, s.value) for family in families for s in family.samples])
+
+
+def poll(probe: Callable[[], T], *, timeout_s: float, what: str) -> T:
+    """Call `probe` until it returns something true, and return that."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := probe()):
+        assert time.monotonic() < deadline, f"no {what} within {timeout_s} s"
+        time.sleep(0.01)
+    return answer
+
+
+class GatewayProcess:
+    """One ``sse-gateway serve`` with a configuration of its own.
+
+    Args:
+        config: What `configuration` builds.
+        directory: An empty directory of its own.
+        environment: Variables on top of ours.
+        open_files: The most descriptors it may have; our own limit by default.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        open_files: int | None = None,
+    ) -> None:
+        self.config = config
+        self.logs: list[LogRecord] = []
+        self.stray_output: list[str] = []
+        self._file = directory / "sse-gateway.yaml"
+        self._open_files = open_files
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[str] | None = None
+        self._log_reader: threading.Thread | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where clients connect: (host, port), or the path of a Unix socket."""
+        listen = self.config["listen"]
+        return listen["unix"] if "unix" in listen else (listen["host"], listen["port"])
+
+    @property
+    def pid(self) -> int:
+        """Process id, also after the end."""
+        assert self._process is not None, "the gateway was not started"
+        return self._process.pid
+
+    def start(self, *, ready: bool = True, alive: bool = True) -> GatewayProcess:
+        """Start the process; return when it is ready, or its admin listener answers, or at once."""
+        # Through JSON: a mapping used twice would become an anchor and an alias.
+        self._file.write_text(yaml.safe_dump(json.loads(json.dumps(self.config)), sort_keys=False))
+        command = [sys.executable, "-m", "sse_gateway", "serve", "--config", str(self._file)]
+        if self._open_files is not None:
+            command = ["sh", "-c", f'ulimit -n {self._open_files}; exec "$@"', "sh", *command]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._log_reader = threading.Thread(target=self._read_logs, daemon=True)
+        self._log_reader.start()
+        if alive:
+            self.wait_until(lambda: self.admin_status("/healthz") == 200, _START_S, "/healthz")
+        if alive and ready:
+            self.wait_ready()
+        return self
+
+    def _read_logs(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self._take_log_line(line)
+
+    def _take_log_line(self, line: str) -> None:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                self.logs.append(record)
+                return
+        self.stray_output.append(line)
+
+    def wait_until(self, probe: Callable[[], T], timeout_s: float, what: str) -> T:
+        """Wait for `probe` while the process lives."""
+
+        def probe_alive() -> T:
+            assert self.running, f"the gateway ended with {self.exit_code}:\n{self.output_tail()}"
+            return probe()
+
+        return poll(probe_alive, timeout_s=timeout_s, what=what)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, or None while the process lives."""
+        return None if self._process is None else self._process.poll()
+
+    def output_tail(self) -> str:
+        """Return the newest of what the process wrote to stderr, for a failure's message."""
+        records = [str({key: value for key, value in r.items() if key != "exception"}) for r in self.logs[-20:]]
+        traces = [str(record["exception"]) for record in self.logs if "exception" in record]
+        return "".join(self.stray_output[-40:]) + "\n".join([*records, *traces[-1:]])
+
+    # -- admin listener
+
+    def admin(self, path: str, *, accept: str = "*/*") -> tuple[int, str, str]:
+        """GET a path of the admin listener: status, content type, body; status 0 if nobody answers."""
+        admin = self.config["admin"]
+        connection = http.client.HTTPConnection(admin["host"], admin["port"], timeout=5)
+        try:
+            connection.request("GET", path, headers={"Accept": accept})
+            response = connection.getresponse()
+            return response.status, response.headers.get("Content-Type", ""), response.read().decode()
+        except OSError:
+            return 0, "", ""
+        finally:
+            connection.close()
+
+    def admin_status(self, path: str) -> int:
+        """GET a path of the admin listener and return its status, 0 if nobody answers."""
+        return self.admin(path)[0]
+
+    def wait_ready(self, timeout_s: float = _START_S) -> None:
+        """Wait until /readyz says 200."""
+        self.wait_until(lambda: self.admin_status("/readyz") == 200, timeout_s, "readiness")
+
+    def wait_not_ready(self, timeout_s: float = 5.0) -> None:
+        """Wait until /readyz says 503."""
+        self.wait_until(lambda: self.admin_status("/readyz") == 503, timeout_s, "unreadiness")
+
+    def metrics(self) -> Metrics:
+        """Scrape /metrics."""
+        status, _, body = self.admin("/metrics")
+        assert status == 200, f"/metrics answered {status}"
+        return parse_metrics(body)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Scrape one value."""
+        return self.metrics().value(name, **labels)
+
+    def wait_metric(self, name: str, value: float, *, timeout_s: float = 5.0, **labels: str) -> None:
+        """Wait until a metric has exactly this value."""
+        seen: list[float] = []
+
+        def reached() -> bool:
+            seen.append(self.metric(name, **labels))
+            return seen[-1] == value
+
+        try:
+            self.wait_until(reached, timeout_s, f"{name}{labels or ''} == {value}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; last seen {seen[-1:]}") from None
+
+    # -- logs
+
+    def records(self, event: str, **fields: Any) -> list[LogRecord]:
+        """Return the log lines of an event that carry these fields."""
+        wanted = {"event": event, **fields}
+        return [record for record in list(self.logs) if wanted.items() <= record.items()]
+
+    def wait_log(self, event: str, *, timeout_s: float = 5.0, count: int = 1, **fields: Any) -> list[LogRecord]:
+        """Wait for `count` log lines of an event that carry these fields."""
+        try:
+            poll(lambda: len(self.records(event, **fields)) >= count, timeout_s=timeout_s, what=f"{event} {fields}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output_tail()}") from None
+        return self.records(event, **fields)
+
+    # -- the end
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def wait_exit(self, timeout_s: float = _STOP_S) -> int:
+        """Wait for the end and return the exit code; all logs have been read then."""
+        assert self._process is not None
+        code = self._process.wait(timeout_s)
+        if self._log_reader is not None:
+            self._log_reader.join(timeout_s)
+        return code
+
+    def stop(self, timeout_s: float = _STOP_S) -> int:
+        """SIGTERM, and return the exit code."""
+        if self.running:
+            self.signal(signal.SIGTERM)
+        return self.wait_exit(timeout_s)
+
+    def kill(self) -> None:
+        """``kill -9``. Idempotent."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait_exit()
+
+    def check_clean(self) -> None:
+        """Fail if the process wrote anything that is not a log line, or logged an error of its own."""
+        assert not self.stray_output, "stray output:\n" + "".join(self.stray_output[-60:])
+        failures = [
+            r for r in self.logs if str(r.get("level", "")).lower() in {"critical", "fatal"} or "exception" in r
+        ]
+        assert not failures, failures
+
+
+class Gateways:
+    """Starts gateways and makes sure that every one of them ends."""
+
+    def __init__(self, new_directory: Callable[[], Path]) -> None:
+        self._new_directory = new_directory
+        self._started: list[GatewayProcess] = []
+
+    def start(
+        self,
+        config: Config,
+        *,
+        ready: bool = True,
+        alive: bool = True,
+        environment: Mapping[str, str] | None = None,
+        open_files: int | None = None,
+    ) -> GatewayProcess:
+        """Start a gateway that is stopped with this collection."""
+        gateway = GatewayProcess(config, self._new_directory(), environment=environment, open_files=open_files)
+        self._started.append(gateway)
+        return gateway.start(ready=ready, alive=alive)
+
+    def close(self) -> None:
+        """End all gateways; those that still ran must end cleanly and have written nothing but log lines."""
+        try:
+            for gateway in self._started:
+                if gateway.running:
+                    code = gateway.stop()
+                    assert code == 0, f"exit code {code}:\n{gateway.output_tail()}"
+                    gateway.check_clean()
+        finally:
+            for gateway in self._started:
+                gateway.kill()
+
+
+@contextlib.contextmanager
+def gateways(new_directory: Callable[[], Path]) -> Iterator[Gateways]:
+    """Collect gateways for the length of a ``with`` block."""
+    collection = Gateways(new_directory)
+    try:
+        yield collection
+    finally:
+        collection.close()

