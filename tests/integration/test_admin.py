@@ -1,0 +1,98 @@
+"""The admin listener: metrics in both formats with closed labels, liveness, readiness."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.gateway_process import DELIVERIES, MARKER, STREAMS_OPENED, configuration, rule
+
+if TYPE_CHECKING:
+    from tests.conftest import Connect
+    from tests.support.gateway_process import GatewayProcess, Gateways
+    from tests.support.valkey import Valkey
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+@pytest.fixture(scope="module")
+def gateway(valkey: Valkey, module_gateways: Gateways) -> GatewayProcess:
+    """Run one gateway for this module."""
+    return module_gateways.start(configuration(valkey.url, rule("sse:json:*", format="json"), rule("sse:*")))
+
+
+def test_metrics_come_as_text(gateway: GatewayProcess) -> None:
+    """A scraper that asks for nothing gets the text format."""
+    status, content_type, body = gateway.admin("/metrics")
+
+    assert status == 200
+    assert content_type.startswith("text/plain")
+    assert STREAMS_OPENED in body
+
+
+def test_metrics_come_as_openmetrics(gateway: GatewayProcess) -> None:
+    """A scraper that asks for OpenMetrics gets it."""
+    status, content_type, body = gateway.admin("/metrics", accept=OPENMETRICS)
+
+    assert status == 200
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith("# EOF\n")
+
+
+def test_metrics_have_our_names_and_closed_labels(
+    gateway: GatewayProcess, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """Every name begins with ours but those every Python program has, and no label ever holds a channel, a client or a cursor."""
+    stream = connect(gateway, f"/events/{channel}")
+    stream.wait_open()
+    valkey.publish(f"sse:{channel}", "x")
+    stream.wait_events(1)
+    metrics = gateway.metrics()
+
+    names = {sample.name for sample in metrics.samples}
+    assert {name for name in names if not name.startswith(MARKER)} == set()
+    assert channel not in gateway.admin("/metrics")[2]
+    values = {value for sample in metrics.samples for key, value in sample.labels.items() if key != "le"}
+    assert all(re.fullmatch(r"[a-z0-9_.:*+-]{1,40}", value) for value in values), values
+
+
+def test_metrics_do_not_grow_with_channels(
+    gateway: GatewayProcess, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """The number of series is the same after a thousand channels as before."""
+    stream = connect(gateway, f"/events/{channel}*")
+    stream.wait_open()
+    valkey.publish(f"sse:{channel}", "x")
+    stream.wait_events(1)
+    before = len(gateway.metrics().samples)
+    valkey.publish_many([(f"sse:{channel}{number}", "x") for number in range(1_000)])
+    stream.wait_events(1_001)
+
+    assert len(gateway.metrics().samples) == before
+
+
+def test_deliveries_are_counted(gateway: GatewayProcess, valkey: Valkey, connect: Connect, channel: str) -> None:
+    """Every event handed to a stream counts."""
+    streams = [connect(gateway, f"/events/{channel}") for _ in range(3)]
+    for stream in streams:
+        stream.wait_open()
+    before = gateway.metric(DELIVERIES)
+    valkey.publish_many([(f"sse:{channel}", "x")] * 5)
+    for stream in streams:
+        stream.wait_events(5)
+
+    gateway.wait_metric(DELIVERIES, before + 15)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_the_admin_listener_answers(gateway: GatewayProcess, path: str) -> None:
+    """A gateway in service is alive, ready, and can be scraped."""
+    assert gateway.admin_status(path) == 200
+
+
+@pytest.mark.parametrize("path", ["/events/a", "/events?channel=a", "/nothing"])
+def test_the_admin_listener_serves_no_streams(gateway: GatewayProcess, path: str) -> None:
+    """Streams belong to the public listener."""
+    assert gateway.admin_status(path) == 404
