@@ -1,0 +1,1 @@
+"""Clients of other hands against the whole gateway."""
