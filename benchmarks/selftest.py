@@ -1,0 +1,102 @@
+"""Shows that the load client would notice: a scripted server plays every fault, cut at every byte.
+
+Run before each measurement: a checker that cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.parts import Part
+from benchmarks.payload import payload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SIZE = 100
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _frame(seq: int) -> bytes:
+    return b"id: e-%d-0\ndata: %b\n\n" % (seq, payload(seq, time.monotonic_ns(), SIZE))
+
+
+def _reserved(kind: bytes) -> bytes:
+    # Long enough that a line feed may stand where a payload's would.
+    return b'event: gateway.%b\nid: e-0-0\ndata: {"a":"%b"}\n\n' % (kind, b"b" * 40)
+
+
+SCRIPTS: dict[str, tuple[Iterable[int | bytes], dict[str, int]]] = {
+    "in order": ((1, 2, 3, 4), {}),
+    "with heartbeats": ((1, _reserved(b"heartbeat"), 2, b":\n\n", 3, 4), {"heartbeats": 1}),
+    "loss": ((1, 2, 4), {"lost": 1}),
+    "loss of the first": ((2, 3, 4), {"lost": 1}),
+    "loss of the last": ((1, 2, 3), {"never_came": 1}),
+    "duplicate": ((1, 2, 2, 3, 4), {"duplicate": 1}),
+    "disorder": ((1, 3, 2, 4), {"lost": 1, "disorder": 1}),
+    "gap": ((1, 2, _reserved(b"gap"), 4), {"lost": 1, "gaps": 1}),
+    "short data": ((1, 2, 3, b"data: 4\n\n", 4), {"malformed": 1}),
+    "half an event": ((1, 2, 3, 4, _frame(5)[:-1]), {}),
+    "no field": ((1, 2, 3, b"oops\n", 4), {"malformed": 1}),
+}
+"""What the server sends (a number is that event), and the counters that must not be zero."""
+
+COUNTERS = ("lost", "duplicate", "disorder", "malformed", "gaps", "heartbeats", "never_came", "closed")
+
+
+def _chunks(script: Iterable[int | bytes], step: int) -> bytes:
+    body = b"retry: 3000\n\n" + b"".join(_frame(item) if isinstance(item, int) else item for item in script)
+    pieces = (body[at : at + step] for at in range(0, len(body), step))
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def _play(listener: socket.socket, data: bytes, step: int, done: threading.Event) -> None:
+    stream, _address = listener.accept()
+    with stream:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.recv(4096)
+        stream.sendall(HEAD)
+        for at in range(0, len(data), step):
+            stream.sendall(data[at : at + step])
+        done.wait(10)
+
+
+def _counts(name: str, step: int, core: int, directory: Path) -> dict[str, int]:
+    """Play a script in chunks of `step` bytes, cut into writes of about twice that; return the counters."""
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        data = _chunks(SCRIPTS[name][0], step)
+        server = threading.Thread(target=_play, args=(listener, data, 2 * step + 1, done), daemon=True)
+        server.start()
+        command = [str(directory / "load_client"), "--port", str(port), "--streams", "1", "--max-seconds", "20"]
+        client = Part("selftest", command, core=core, directory=directory)
+        try:
+            client.hear(10)
+            # The server's writes are all in the client's socket once it has seen as many bytes.
+            while (state := client.ask("finish 4"))["bytes"] < len(HEAD) + len(data):
+                time.sleep(0.005)
+        finally:
+            done.set()
+            client.stop()
+            server.join()
+    return {key: state[key] for key in COUNTERS if state[key]}
+
+
+def check_load_client(core: int, directory: Path) -> None:
+    """Play every script, in large and in small pieces.
+
+    Raises:
+        BenchmarkError: The load client counted something else than what was played.
+    """
+    for step in (1 << 20, 7):
+        for name, (_script, expected) in SCRIPTS.items():
+            counts = _counts(name, step, core, directory)
+            if counts != expected:
+                raise BenchmarkError(f"load client, {name}, {step} bytes at a time: expected {expected}, got {counts}")

