@@ -13,7 +13,7 @@ from tests.support.gateway_process import CONNECTIONS, GAPS, configuration, rule
 from tests.support.proxy import proxied
 from tests.support.raw_client import position
 from tests.support.streams import follow, publish
-from tests.support.valkey import Valkey, binary, running
+from tests.support.valkey import Valkey, binary, free_port, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -386,7 +386,8 @@ def test_a_replica_is_no_source(own_valkey: Valkey, gateways: Gateways, connect:
 
 def test_a_cluster_is_refused_for_good(gateways: Gateways, tmp_path: Path) -> None:
     """Redis Cluster has no one order: the gateway ends with 78 and says so."""
-    with running(tmp_path, options=["--cluster-enabled", "yes"]) as server:
+    # By itself it is the port and 10,000, which may be beyond 65,535.
+    with running(tmp_path, options=["--cluster-enabled", "yes", "--cluster-port", str(free_port())]) as server:
         gateway = gateways.start(config_for(server), alive=False)
 
         assert gateway.wait_exit() == 78
