@@ -417,6 +417,7 @@ def test_a_gateway_without_descriptors_refuses_for_now(gateways: Gateways, valke
     assert refused
     assert all(b'{"reason":"full"}' in answer for answer in refused)
     assert all(b"event: gateway.open" in answer for answer in answers if answer not in refused)
+    gateway.wait_ready()  # its admin listener has descriptors again
     gateway.wait_metric(CONNECTIONS, 0)
     assert gateway.metric(MARKER + "streams_refused_total", reason="full") == len(refused)
     assert connect(gateway, "/events/a").wait_open().type == "gateway.open"
