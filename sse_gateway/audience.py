@@ -169,7 +169,7 @@ class Audience:
         self.passes: list[Pass] = []
         self.sent_at = now
         self.size = 0
-        self.waiting = 0
+        self.waiting: dict[Reader, None] = {}
         self.events = 0
         self.bytes = 0
         self._members: list[Reader | None] = []
@@ -199,6 +199,12 @@ class Audience:
             if reader.slot < current.index or reader.slot >= current.end:
                 reader.events += current.count
                 reader.bytes += current.size
+
+    def drop_passes(self) -> int:
+        """Forget what is under way; every member has left. Returns the bytes that waited."""
+        size = sum(current.size for current in self.passes)
+        self.passes.clear()
+        return size
 
     def members(self) -> list[Reader]:
         """All members."""

@@ -53,7 +53,7 @@ class Audiences:
             audience = self._by_follow[key] = self._make(reader, now)
         reader.follow, reader.framing = audience.follow, audience.framing  # one object for all
         reader.audience = audience
-        audience.waiting += 1
+        audience.waiting[reader] = None
         return audience
 
     def followers(self, window: Window) -> Iterable[Audience]:
@@ -84,7 +84,7 @@ class Audiences:
         Returns:
             Bytes that waited in its passes.
         """
-        if audience.size + audience.waiting:
+        if audience.size or audience.waiting:
             return 0
         del self._by_follow[audience.follow, audience.framing]
         del self._quiet[audience]
@@ -97,9 +97,7 @@ class Audiences:
             if not self._by_prefix[prefix]:
                 del self._by_prefix[prefix]
                 self._lengths -= Counter([len(prefix)])  # drops what has come to nothing
-        size = sum(current.size for current in audience.passes)
-        audience.passes.clear()
-        return size
+        return audience.drop_passes()
 
     def _make(self, reader: Reader, now: float) -> Audience:
         windows = [self._history.attach(name, rule, now) for name, rule in reader.follow.exact]

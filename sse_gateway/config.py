@@ -94,7 +94,7 @@ def settings_schema() -> dict[str, object]:
 def _window_sum(settings: Settings) -> str:
     """What all workers together may hold in their windows."""
     per_worker = settings.limits.window_memory_bytes
-    workers = int(settings.workers)
+    workers = settings.worker_count
     total = format_size(workers * per_worker)
     return f"window_memory holds per worker: {workers} x {format_size(per_worker)} = {total}"
 

@@ -42,6 +42,7 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _socket_and_port("listen", settings.listen)
     yield from _socket_and_port("admin", settings.admin)
     yield from _one_listener(settings.listen, settings.admin)
+    yield from _shares(settings)
     for index, rule in enumerate(settings.channels):
         yield from _pattern(index, rule)
         yield from _message_size(index, rule, settings.limits.message_bytes)
@@ -61,6 +62,11 @@ def _one_listener(listen: ListenSettings, admin: AdminSettings) -> Iterator[Conf
             yield Conflict((("admin", "unix"), ("listen", "unix")), text)
     elif listen.port == admin.port and _same_host(listen.host, admin.host):
         yield Conflict((("admin", "port"), ("listen", "port")), text, because=(("admin", "host"), ("listen", "host")))
+
+
+def _shares(settings: Settings) -> Iterator[Conflict]:
+    if settings.worker_count > settings.limits.connections:
+        yield Conflict((("workers",), ("limits", "connections")), "each worker needs a connection at least")
 
 
 def _same_host(first: str, second: str) -> bool:

@@ -103,8 +103,12 @@ class Delivery:
                 self._charge(catchup)
                 return []
             self._tally.replays[reader.replay] += 1
-            if catchup.gap is not None:
-                self._tally.gaps[catchup.gap] += 1
+        elif catchup.gap is not None:
+            here = self._log.cursor(reader.position)
+            opening = gap_frame(here, catchup.gap, reader.follow.asked, None)
+        if catchup.gap is not None:
+            self._tally.gaps[catchup.gap] += 1
+            catchup.gap = None
         pulled = pull(reader, audience, catchup, self._log, self._history)
         if pulled.is_too_slow:
             reader.sink.abort(CloseReason.SLOW)
@@ -117,7 +121,7 @@ class Delivery:
             reader.phase = Phase.LIVE
             reader.catchup = None
             self._tally.queue_bytes -= catchup.charged
-            audience.waiting -= 1
+            del audience.waiting[reader]
             audience.join(reader)
             if reader.outbox is not None:
                 reader.outbox.position = reader.position

@@ -63,3 +63,7 @@ class MessageError(GatewayError):
 
 class SourceError(GatewayError):
     """Redis is away, unfit, or not to be trusted any more; try again after a back-off."""
+
+
+class SnapshotError(GatewayError):
+    """A snapshot of a peer is damaged, forged or too large; ask again."""

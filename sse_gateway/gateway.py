@@ -2,7 +2,8 @@
 
 Rules:
     1. Stopping: not ready at once, new streams refused as temporary, open streams ended spread over
-       `drain`, exit. A second signal stops at once.
+       `drain`, exit. A second signal stops at once. Where another process takes over, the listener is
+       closed instead, and what is inside is still served.
     2. The hub's work runs in slices of about 5 ms, between everything else the loop has to do: 50,000
        streams stop neither the accepts, nor the source, nor `/healthz`.
     3. An exception that nobody expected ends the process, wherever it came up (I9).
@@ -11,52 +12,46 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
-import hashlib
 import logging
 import os
 import resource
-import secrets
 import signal
-import socket
-import string
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from sse_gateway import __version__
-from sse_gateway.admin import admin_app
+from sse_gateway.admin import admin_app, at_once
 from sse_gateway.channels import RuleTable
-from sse_gateway.cursor import EPOCH_LENGTH
 from sse_gateway.errors import ConfigError
 from sse_gateway.http import Front, check_parser
 from sse_gateway.hub import Hub, Limits
+from sse_gateway.listeners import Listener, listening, serve_app
 from sse_gateway.logs import log_event
+from sse_gateway.member import Member, log_key
 from sse_gateway.metrics import Metrics
-from sse_gateway.reasons import GapReason
 from sse_gateway.source import Source
 from sse_gateway.streams import Streams
 from sse_gateway.systemd import notify, watchdog_interval_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sse_gateway.channels import Rule
     from sse_gateway.errors import MessageError
     from sse_gateway.http import Handler
-    from sse_gateway.settings import AdminSettings, ListenSettings, Settings
+    from sse_gateway.settings import Settings
 
 SLICE_S = 0.005
 """How long the hub works before the loop turns."""
 
 RESERVED_DESCRIPTORS = 128
 """Kept for Redis, the admin listener, log and requests that are being answered."""
-
-BACKLOG = 4096
-"""Connections that wait to be accepted; beyond, a Unix socket refuses at once, and a proxy says 502."""
 
 REJECTED_LOG_S = 1.0
 """At most one line a second and rule about rejected messages."""
@@ -73,15 +68,20 @@ class Gateway:
         loop: The loop everything runs on.
         max_descriptors: Descriptors this process may have.
         streams: The open streams.
+        handover_dir: Where the workers of this host have their sockets for each other; None for a process alone.
     """
 
-    def __init__(self, settings: Settings, fallback: Handler | None = None) -> None:
+    def __init__(
+        self, settings: Settings, fallback: Handler | None = None, *, handover_dir: Path | None = None
+    ) -> None:
         """Wire the parts; needs a running loop.
 
         Args:
             settings: Configuration.
             fallback: Answers what is not under ``/events`` on the public listener.
+            handover_dir: See above.
         """
+        self.handover_dir = handover_dir
         self.loop = asyncio.get_running_loop()
         self.max_descriptors = _descriptors()
         max_connections = min(settings.limits.connections, self.max_descriptors - RESERVED_DESCRIPTORS)
@@ -99,7 +99,7 @@ class Gateway:
             heartbeat_s=settings.stream.heartbeat_s - self._tick_s,
             write_timeout_s=settings.stream.write_timeout_s,
         )
-        key = hashlib.blake2b(settings.cluster.name.encode(), digest_size=32, person=b"sse-gateway").digest()
+        key = log_key(settings)
         self.hub = Hub(rules, limits, key, os.write)
         self.source = Source(
             settings.redis.url.get_secret_value(),
@@ -109,15 +109,31 @@ class Gateway:
             connect_timeout_s=settings.redis.connect_timeout_s,
             liveness_timeout_s=settings.redis.liveness_timeout_s,
         )
+        self.member = Member(
+            settings,
+            self.hub,
+            self.source,
+            key=key,
+            directory=handover_dir,
+            changed=self._on_log_change,
+            left=self._on_leave,
+            failed=self.source_failed,
+        )
         self.streams = Streams(
-            self.hub, settings.stream, max_connections, is_live=lambda: self.source.live, kick=self.kick
+            self.hub,
+            settings.stream,
+            max_connections,
+            is_live=lambda: self.member.replica.is_synced,
+            is_coming=lambda: self.member.replica.is_joining,
+            kick=self.kick,
         )
         self._settings = settings
         self._fallback = fallback
         self._rules = rules
         self._pump_handle: asyncio.Handle | None = None
         self._stopped = asyncio.Event()
-        self._signals = 0
+        self._refuse = True
+        self._public: Listener | None = None
         self._failure: asyncio.Future[None] = self.loop.create_future()
         self._rejected_at: dict[int, float] = {}
         self._wall_offset = time.time() - time.monotonic()  # noqa: TID251 - the one place that reads the wall clock
@@ -125,70 +141,103 @@ class Gateway:
 
     # Life.
 
-    async def run(self, started: Callable[[], None] | None = None) -> None:
-        """Serve until a signal comes.
+    async def run(
+        self, started: Callable[[], None] | None = None, listeners: Sequence[socket.socket] | None = None
+    ) -> None:
+        """Serve until `stop`.
+
+        Args:
+            started: Called once everything is in place.
+            listeners: Bound sockets; connections are accepted once `accept` is called. Without them the gateway
+                stands alone: it has listeners of its own, also for admin, and watches signals.
 
         Raises:
             ConfigError: The configuration proved bad at run time.
         """
         check_parser()
         self.loop.set_exception_handler(self._on_exception)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._on_signal)
-        self.loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        admin = await _listen(
-            web.AppRunner(admin_app(self.metrics.registry, self.unready), access_log=None),
-            self._settings.admin,
-            "admin",
-        )
-        front = Front(
+        async with AsyncExitStack() as stack:
+            stack.callback(log_event, _log, logging.INFO, "worker.stopped")
+            is_alone = listeners is None
+            sockets = await self._stand_alone(stack) if listeners is None else listeners
+            self._public = Listener(web.ServerRunner(self._front().server()), sockets)
+            stack.push_async_callback(self._public.cleanup)
+            stack.callback(self.streams.hurry)
+            if is_alone:
+                await self.accept()
+            gc.freeze()  # what is there now stays: the collector need not look at it again
+            await self.member.start()
+            tasks = [asyncio.create_task(work) for work in (self.source.run(), self.member.run(), self._tick())]
+            for task in tasks:
+                stack.callback(task.cancel)
+            notify("READY=1\nSTATUS=waiting for Redis", os.environ)
+            self._log_start()
+            if started is not None:
+                started()
+            await self._serve(tasks)
+
+    def _front(self) -> Front:
+        return Front(
             self.streams,
             self._rules,
             max_channels=self._settings.stream.max_channels,
             origins=self._settings.cors.origins,
             fallback=self._fallback,
         )
-        public = await _listen(web.ServerRunner(front.server()), self._settings.listen, "listen")
-        self._log_start()
-        gc.freeze()  # what is there now stays: the collector need not look at it again
-        source = asyncio.create_task(self.source.run())
-        ticker = asyncio.create_task(self._tick())
-        notify("READY=1\nSTATUS=waiting for Redis", os.environ)
-        if started is not None:
-            started()
-        try:
-            await self._serve(source, ticker)
-        finally:
-            for task in (source, ticker):
-                task.cancel()
-            self.streams.hurry()
-            await public.cleanup()
-            await admin.cleanup()
-            log_event(_log, logging.INFO, "gateway.stopped")
 
-    async def _serve(self, source: asyncio.Task[None], ticker: asyncio.Task[None]) -> None:
+    async def _stand_alone(self, stack: AsyncExitStack) -> list[socket.socket]:
+        """Watch signals, open the admin listener; returns the sockets of the public one."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self.end)
+        app = admin_app(at_once(lambda: self.metrics.registry), at_once(self.unready))
+        await serve_app(app, await listening(self._settings.admin, "admin", stack), stack)
+        return await listening(self._settings.listen, "listen", stack)
+
+    async def accept(self) -> None:
+        """Accept connections from now on. Once, after `run` has called ``started``."""
+        assert self._public is not None  # noqa: S101 - see above
+        await self._public.open()
+
+    async def _serve(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         stopped = asyncio.create_task(self._stopped.wait())
         try:
-            ends: set[asyncio.Future[Any]] = {source, ticker, stopped, self._failure}
+            ends: set[asyncio.Future[Any]] = {*tasks, stopped, self._failure}
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in done:
                 end.result()  # raises, but for the signal's
             notify("STOPPING=1\nSTATUS=draining", os.environ)
             drain_s = self._settings.shutdown.drain_s
-            log_event(_log, logging.INFO, "gateway.draining", streams=len(self.streams.open_streams), drain_s=drain_s)
-            await self.streams.drain(drain_s)
+            streams = len(self.streams.open_streams)
+            log_event(_log, logging.INFO, "worker.draining", streams=streams, drain_s=drain_s, refuse=self._refuse)
+            await self.streams.drain(drain_s, refuse=self._refuse)
         finally:
             stopped.cancel()
 
-    def _on_signal(self) -> None:
-        """The first begins the drain, the second ends it."""
-        self._signals += 1
-        self._stopped.set()
-        if self._signals > 1:
-            self.streams.hurry()
+    def stop(self, *, refuse: bool = True) -> None:
+        """Begin the drain. Idempotent.
 
-    def _on_hangup(self) -> None:
-        log_event(_log, logging.WARNING, "reload.ignored", reason="not available in this version; restart instead")
+        Args:
+            refuse: Go on accepting, to refuse new streams for now. Else another process accepts from now on.
+        """
+        if self._stopped.is_set():
+            return
+        self._refuse = refuse
+        if refuse:
+            self.streams.refuse()
+        else:
+            self.deafen()
+        self._stopped.set()
+
+    def deafen(self) -> None:
+        """Accept no more connections. Idempotent."""
+        if self._public is not None:
+            self._public.close()
+
+    def end(self) -> None:
+        """Begin the drain; called again, end it at once."""
+        if self._stopped.is_set():
+            self.streams.hurry()
+        self.stop()
 
     def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -205,10 +254,9 @@ class Gateway:
         log_event(
             _log,
             logging.INFO,
-            "gateway.started",
+            "worker.started",
+            pid=os.getpid(),
             version=__version__,
-            listen=_address(self._settings.listen),
-            admin=_address(self._settings.admin),
             max_connections=self.streams.limit,
             configured_connections=self._settings.limits.connections,
         )
@@ -225,7 +273,7 @@ class Gateway:
             self.metrics.loop_lag.add(max(0.0, now - due), 1)
             due = max(due, now - self._tick_s)
             self._wall_offset = time.time() - now  # noqa: TID251 - as above
-            self.hub.tick(now, live=self.source.live)
+            self.hub.tick(now, live=self.member.replica.is_synced)
             self.streams.expire(now)
             self.kick()
             if watchdog_s is not None and now - fed_at >= watchdog_s:
@@ -261,18 +309,18 @@ class Gateway:
     # What the source brings.
 
     def source_began(self) -> None:
-        """Begin a new epoch: nobody knows what was published meanwhile."""
-        name = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(EPOCH_LENGTH))
-        self.hub.begin_epoch(name, GapReason.SOURCE, time.monotonic())
-        log_event(_log, logging.INFO, "epoch.began", epoch=name)
-        notify("STATUS=live", os.environ)
-        self.kick()
+        """The link is up: get the log."""
+        self.member.connected()
 
     def source_message(self, pattern: bytes, channel: bytes, payload: bytes, now: float) -> None:
         """Take one message."""
-        rejected = self.hub.publish(pattern, channel, payload, now, now + self._wall_offset)
+        rejected = self.member.message(pattern, channel, payload, now, now + self._wall_offset)
         if rejected is not None:
             self._log_rejected(*rejected, channel, payload, now)
+
+    def source_control(self, payload: bytes, now: float) -> None:
+        """Take what another node says."""
+        self.member.entry(payload, now)
 
     def source_flush(self) -> None:
         """Send what one read has brought, at once as far as 5 ms go."""
@@ -284,7 +332,18 @@ class Gateway:
 
     def source_lost(self) -> None:
         """The run of messages has ended; streams learn of it from their heartbeats."""
-        notify("STATUS=waiting for Redis", os.environ)
+        self.member.lost()
+
+    def _on_log_change(self) -> None:
+        """The log is there, or no more."""
+        notify("STATUS=live" if self.member.replica.is_synced else "STATUS=waiting for Redis", os.environ)
+        self.streams.log_changed()
+        self.kick()
+
+    def _on_leave(self, seconds: float) -> None:
+        """Stay away from the log: its streams are better off elsewhere."""
+        self.streams.dismiss()
+        self.source.leave(seconds)
 
     def source_round_trip(self, seconds: float) -> None:
         """A marker came back."""
@@ -325,45 +384,6 @@ async def run(
         ConfigError: The configuration proved bad at run time.
     """
     await Gateway(settings, fallback).run(started)
-
-
-async def _listen(
-    runner: web.AppRunner | web.ServerRunner, place: ListenSettings | AdminSettings, key: str
-) -> web.AppRunner | web.ServerRunner:
-    """Open a listener.
-
-    Raises:
-        ConfigError: The address cannot be bound.
-    """
-    await runner.setup()
-    try:
-        if place.unix is not None:
-            _check_unused(place.unix)
-            await web.UnixSite(runner, str(place.unix), backlog=BACKLOG).start()
-        else:
-            await web.TCPSite(runner, place.host, place.port, backlog=BACKLOG, reuse_address=True).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise ConfigError([f"{key}: cannot listen on {_address(place)}: {error.strerror or error}"]) from error
-    return runner
-
-
-def _check_unused(path: Path) -> None:
-    """Refuse a socket that somebody listens on: the loop would remove it, and that process go deaf without a word.
-
-    Raises:
-        OSError: It is in use.
-    """
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return
-    raise OSError(errno.EADDRINUSE, "another process listens there")
-
-
-def _address(place: ListenSettings | AdminSettings) -> str:
-    return f"unix:{place.unix}" if place.unix is not None else f"{place.host}:{place.port}"
 
 
 def _descriptors() -> int:

@@ -7,20 +7,24 @@ Rules:
        that hold no event; then the oldest event of all. Each held event, loss and key is charged
        with what it costs Python. A channel's newest loss is not forgotten.
     3. Channels (`limits.channels`): the least recently used one without readers is forgotten.
+    4. A channel that is about to change is shown to the cuts first, which may have to copy it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from sse_gateway.timeline import Mark, Timeline
 from sse_gateway.window import MAX_LOST, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sse_gateway.channels import Rule
+    from sse_gateway.cut import Cut
+    from sse_gateway.snapshot import Held
     from sse_gateway.window import Event
 
 MAX_KEYS = 1000
@@ -40,6 +44,9 @@ REMEMBER_S = 60.0
 that a client which comes back a little late still learns how many events it has missed."""
 
 
+_BY_POSITION = attrgetter("position")
+
+
 class History:
     """All windows of the gateway.
 
@@ -53,6 +60,8 @@ class History:
         memory: Bytes charged in all.
         forgotten_channels: Channels forgotten at the limit.
         evicted_for_memory: Events lost at the limit.
+        timelines: Per rule, its entries in log order.
+        cuts: Snapshots being taken.
     """
 
     def __init__(self, rules: Sequence[Rule], max_channels: int, max_memory: int) -> None:
@@ -65,7 +74,9 @@ class History:
         """
         self._max_channels = max_channels
         self._max_memory = max_memory
-        self._timelines = [Timeline() for _ in rules]
+        self._rules = rules
+        self.timelines = [Timeline() for _ in rules]
+        self.cuts: list[Cut] = []
         self._ages = [rule.window.max_age_s for rule in rules]
         self._unread: OrderedDict[Window, None] = OrderedDict()  # least recently used first
         self._lossy: OrderedDict[Window, None] = OrderedDict()  # windows that may have something to spare
@@ -81,15 +92,13 @@ class History:
 
     def timeline(self, rule: Rule) -> Timeline:
         """The entries of one rule in log order."""
-        return self._timelines[rule.index]
+        return self.timelines[rule.index]
 
     def window(self, name: str, rule: Rule, now: float) -> Window:
         """Find or make the window of a channel."""
         window = self.windows.get(name)
         if window is None:
-            window = Window(name, rule, self.marks[rule.index], now)
-            self.windows[name] = window
-            self._unread[window] = None
+            window = self._make(name, rule, now)
             self._make_room()
         return window
 
@@ -109,17 +118,15 @@ class History:
 
     def append(self, event: Event, window: Window, now: float) -> None:
         """Hold an event, and lose what no longer fits."""
+        if self.cuts:
+            self._show(window)
         window.append(event)
         window.used_at = now
         if window in self._unread:
             self._unread.move_to_end(window)
-        self._timelines[window.rule.index].append(event)
-        self.events += 1
-        self.bytes += len(event.frame)
-        self.memory += _cost(event)
-        oldest_allowed = now - window.rule.window.max_age_s
-        while window.is_over(oldest_allowed):
-            self._evict(window)
+        self.timelines[window.rule.index].append(event)
+        self._hold(event)
+        self._evict_over(window, now)
         if self.memory > self._max_memory:
             self._shrink()
 
@@ -127,6 +134,8 @@ class History:
         """Note an idempotency key; False if it is among the last `MAX_KEYS` of the channel."""
         if key in window.keys:
             return False
+        if self.cuts:
+            self._show(window)
         window.keys[key] = None
         self.memory += KEY_BYTES + len(key)
         if len(window.keys) > MAX_KEYS:
@@ -137,7 +146,7 @@ class History:
 
     def expire(self, now: float) -> None:
         """Lose what has reached its age, and forget channels that nobody needs any more."""
-        for timeline, max_age_s in zip(self._timelines, self._ages, strict=True):
+        for timeline, max_age_s in zip(self.timelines, self._ages, strict=True):
             while (event := timeline.oldest()) and event.received_at <= now - max_age_s:
                 assert event.window is not None  # noqa: S101 - entries of a timeline have one
                 self._evict(event.window)
@@ -149,8 +158,103 @@ class History:
 
     def oldest(self) -> Event | None:
         """The oldest event held under any rule."""
-        found = [event for timeline in self._timelines if (event := timeline.oldest())]
+        found = [event for timeline in self.timelines if (event := timeline.oldest())]
         return min(found, key=lambda event: event.position, default=None)
+
+    def clear(self) -> None:
+        """Forget everything; channels that have readers stay, empty."""
+        for window in self._unread:
+            del self.windows[window.name]
+        for window in self.windows.values():
+            window.clear()
+        self._unread.clear()
+        self._lossy.clear()
+        self.timelines = [Timeline() for _ in self._rules]
+        self.marks = [-1] * len(self._rules)
+        self.newest_losses = [-1] * len(self._rules)
+        self.events = self.bytes = self.memory = 0
+
+    def install(
+        self, channels: Iterable[Held], marks: Sequence[int], abandoned: Sequence[Iterable[int]], now: float
+    ) -> None:
+        """Take over what another history holds and has lost after everything that is here.
+
+        Args:
+            channels: Their events and losses, at positions above all of ours.
+            marks: Per rule, the highest loss of channels that were forgotten there, -1 for none.
+            abandoned: Per rule, where such losses lie.
+            now: Seconds.
+        """
+        entries: list[list[Event | Mark]] = [[Mark(position, None) for position in found] for found in abandoned]
+        windows = [self._take_over(held, entries[held.rule], now) for held in channels]
+        for timeline, found in zip(self.timelines, entries, strict=True):
+            for entry in sorted(found, key=_BY_POSITION):
+                timeline.append(entry)
+        for index, mark in enumerate(marks):
+            self.marks[index] = max(self.marks[index], mark)
+            self.newest_losses[index] = max(self.newest_losses[index], mark)
+        for window in windows:
+            self._evict_over(window, now)
+            self._forget_losses(window, keep=MAX_LOST)
+        self._make_room()
+        self._shrink()
+
+    def _take_over(self, held: Held, entries: list[Event | Mark], now: float) -> Window:
+        """Add one channel's part; its entries are put into the timeline by the caller, in log order."""
+        rule = self._rules[held.rule]
+        window = self.windows.get(held.name)
+        if window is None:
+            window = self._make(held.name, rule, now)
+            if not held.lost:
+                window.newest_loss = window.forgotten = max(window.newest_loss, held.newest_loss)
+        window.used_at = max(window.used_at, held.used_at) if len(window) else held.used_at
+        if held.lost:
+            self._lose(window, held)
+            entries.append(Mark(window.newest_loss, window))
+        window.forgotten = max(window.forgotten, held.forgotten)
+        self._drop_keys(window)
+        for key in held.keys:
+            self.remember_key(window, key)
+        for event in held.events:
+            event.window = window
+            window.append(event)
+            self._hold(event)
+        entries.extend(held.events)
+        return window
+
+    def _lose(self, window: Window, held: Held) -> None:
+        """Note losses that lie after everything the window holds: that is lost, too."""
+        while len(window):
+            self._evict(window)
+        if window.lost:
+            self.timelines[held.rule].discard(window.newest_loss)
+        self.serial += 1
+        window.lost.extend(held.lost)
+        window.newest_loss = held.lost[-1]
+        window.loss_serial = self.serial
+        self.memory += LOST_BYTES * len(held.lost)
+        self.newest_losses[held.rule] = max(self.newest_losses[held.rule], window.newest_loss)
+        self._lossy[window] = None
+
+    def _make(self, name: str, rule: Rule, now: float) -> Window:
+        window = Window(name, rule, self.marks[rule.index], now)
+        self.windows[name] = window
+        self._unread[window] = None
+        return window
+
+    def _show(self, window: Window) -> None:
+        for cut in self.cuts:
+            cut.save(window)
+
+    def _hold(self, event: Event) -> None:
+        self.events += 1
+        self.bytes += len(event.frame)
+        self.memory += _cost(event)
+
+    def _evict_over(self, window: Window, now: float) -> None:
+        oldest_allowed = now - window.rule.window.max_age_s
+        while window.is_over(oldest_allowed):
+            self._evict(window)
 
     def _make_room(self) -> None:
         """Come back under the channel limit, but for the channel that was used last."""
@@ -159,8 +263,10 @@ class History:
             self.forgotten_channels += 1
 
     def _evict(self, window: Window) -> None:
+        if self.cuts:
+            self._show(window)
         index = window.rule.index
-        timeline = self._timelines[index]
+        timeline = self.timelines[index]
         if window.lost:
             timeline.discard(window.newest_loss)
         self.serial += 1
@@ -174,6 +280,8 @@ class History:
         self._forget_losses(window, keep=MAX_LOST)
 
     def _forget_losses(self, window: Window, keep: int) -> None:
+        if self.cuts:
+            self._show(window)
         self.memory -= LOST_BYTES * window.forget(keep)
 
     def _shrink(self) -> None:
@@ -192,6 +300,8 @@ class History:
                 self._drop_keys(window)
 
     def _drop_keys(self, window: Window) -> None:
+        if self.cuts:
+            self._show(window)
         self.memory -= sum(KEY_BYTES + len(key) for key in window.keys)
         window.keys.clear()
 
@@ -200,7 +310,7 @@ class History:
             self._evict(window)
         index = window.rule.index
         if window.lost:
-            self._timelines[index].abandon(window.newest_loss)
+            self.timelines[index].abandon(window.newest_loss)
         self.marks[index] = max(self.marks[index], window.newest_loss)
         self._forget_losses(window, keep=0)
         self._drop_keys(window)

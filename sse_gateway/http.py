@@ -84,7 +84,7 @@ def check_parser() -> None:
 class Streams(Protocol):
     """Who opens streams."""
 
-    def refusal(self) -> Unavailable | None:
+    async def refusal(self) -> Unavailable | None:
         """Why no stream can be opened now; counts a refusal."""
 
     def retry_ms(self) -> int:
@@ -165,7 +165,7 @@ class Front:
             raise RequestError(400, "a request for a stream has no body")
         last_event_id = request.headers.get("Last-Event-ID")
         subscription = parse_subscription(name, query, last_event_id, self._rules, self._max_channels)
-        refusal = self._streams.refusal()
+        refusal = await self._streams.refusal()
         if refusal is not None:
             return await self._refuse(request, refusal)
         if request.method == hdrs.METH_HEAD:

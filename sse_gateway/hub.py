@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING
 
 from sse_gateway.audience import Desk
 from sse_gateway.audiences import Audiences
+from sse_gateway.cut import Cut
 from sse_gateway.delivery import Delivery
+from sse_gateway.errors import SnapshotError
 from sse_gateway.frames import LAST_CHUNK, chunk, close_frame, gap_frame, heartbeat_frame
 from sse_gateway.history import History
-from sse_gateway.hold import Hold
 from sse_gateway.intake import Intake
-from sse_gateway.log import RING_SIZE, Log, Verdict
+from sse_gateway.log import RING_SIZE, Epoch, Log
 from sse_gateway.outbox import Outbox
+from sse_gateway.placement import Placement
 from sse_gateway.reader import Catchup, Phase
 from sse_gateway.reasons import CloseReason, GapReason
 from sse_gateway.replay import wrap
+from sse_gateway.snapshot import Snapshot
 from sse_gateway.tally import Tally
 from sse_gateway.window import Event
 
@@ -39,12 +42,6 @@ if TYPE_CHECKING:
     from sse_gateway.errors import MessageError
     from sse_gateway.reader import Reader
     from sse_gateway.subscription import Subscription
-
-_UNVERIFIED = {
-    Verdict.STALE: GapReason.WINDOW,
-    Verdict.UNKNOWN_EPOCH: GapReason.EPOCH,
-    Verdict.INVALID: GapReason.CURSOR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +81,7 @@ class Hub:
         limits: Its bounds.
         readers: Streams open.
         lagging: Streams that are not writable.
+        placement: Where readers begin.
     """
 
     def __init__(self, rules: RuleTable, limits: Limits, key: bytes, write: Write) -> None:
@@ -100,6 +98,7 @@ class Hub:
         self.tally = Tally(len(rules.rules))
         self.readers = 0
         self.limits = limits
+        self._key = key
         self._write = write
         self._desk = Desk(self.tally)
         self._delivery = Delivery(self.log, self.history, self._desk, write)
@@ -113,7 +112,7 @@ class Hub:
             max_routes=2 * limits.channels,
         )
         self._audiences = Audiences(self.history)
-        self._hold = Hold()
+        self.placement = Placement(self.log, self.history, self.tally, self.schedule)
         self._touched: list[Audience] = []  # have events pending
         self._ready: deque[Audience] = deque()  # have passes
         self._catching: deque[Reader] = deque()
@@ -133,7 +132,7 @@ class Hub:
             frame = gap_frame(cursor, reason, audience.follow.asked, None)
             self._mark(audience, Event(epoch.base, None, frame, now, type_=reason.value))
         self.flush(now)
-        self._release(self._hold.all())
+        self.placement.epoch_began(now)
 
     def publish(
         self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
@@ -172,7 +171,75 @@ class Hub:
                 self._ready.append(audience)
             self.tally.pass_bytes += audience.put(events)
             self._audiences.note_sent(audience, now)
-        self._release(self._hold.reached(self.log.head))
+        self.placement.reached(now)
+
+    # What comes from a peer, or goes to it.
+
+    def cut(self, token: str, have: str, claims: Iterable[str], now: float) -> Cut:
+        """Take a snapshot of the log and the windows at this place in the log.
+
+        Args:
+            token: Of the JOIN that is answered.
+            have: Cursor up to which the joiner knows the log, or anything else if it does not.
+            claims: Epochs claimed and undecided.
+            now: Seconds.
+        """
+        return Cut(self._key, token, self.log, self.history, have, claims, now)
+
+    def receive(self, token: str, cut_at: float) -> Snapshot:
+        """Prepare to take a snapshot in.
+
+        Args:
+            token: Of our JOIN.
+            cut_at: When it came back, seconds.
+        """
+        max_bytes = 2 * self.limits.window_bytes + 16 * self.limits.ring_size
+        return Snapshot(self._key, token, len(self.history.marks), cut_at, max_bytes=max_bytes)
+
+    def install(self, snapshot: Snapshot, now: float) -> None:
+        """Go on from a snapshot that is complete: our log ends where it was cut.
+
+        Streams go on from where they are: what the snapshot has beyond their positions they pull
+        from the windows, in order. Where it does not continue our log, they are told.
+
+        Raises:
+            SnapshotError: It continues another log than ours; nothing was changed.
+        """
+        head = snapshot.head
+        if head is None or not snapshot.is_complete or (head.have and head.have != self.log.cursor(self.log.head)):
+            raise SnapshotError("the snapshot does not continue this log")
+        self.flush(now)
+        readers = self._rewind()
+        is_whole = not head.have
+        if is_whole:
+            shift = self.log.head + 1
+            readers = [reader for audience in self._audiences for reader in audience.waiting]
+            self.placement.uproot(readers)
+            self.log.restart(head.first + shift - 1)
+            self.history.clear()
+        else:
+            shift = self.log.head - head.begin
+        self.log.extend([Epoch(name, base + shift, why) for name, base, why in head.epochs], snapshot.hashes)
+        self.history.install(snapshot.held(shift), snapshot.marks(shift), snapshot.abandoned(shift), now)
+        if is_whole:
+            self.placement.replant(readers, now)
+            return
+        for reader in readers:
+            if reader.catchup is not None:
+                reader.catchup.serial = self.history.serial
+            if reader not in self.lagging:
+                self.schedule(reader)
+        self.placement.epoch_began(now)
+
+    def _rewind(self) -> list[Reader]:
+        """Take every live reader back to the windows."""
+        rewound = []
+        for audience in self._audiences:
+            for reader in audience.members():
+                self.placement.rewind(reader, audience)
+                rewound.append(reader)
+            self.tally.pass_bytes -= audience.drop_passes()
+        return rewound
 
     # Streams.
 
@@ -195,11 +262,7 @@ class Hub:
         reader.progress_at = now
         self.readers += 1
         self.tally.opened += 1
-        verdict, position = self._locate(catchup)
-        if verdict is Verdict.AHEAD:
-            self._hold.put(reader, position, now)
-        else:
-            self._begin(reader, catchup, verdict, position)
+        self.placement.place(reader, now)
         if self.advance(reader, now):
             self.schedule(reader)
 
@@ -241,7 +304,7 @@ class Hub:
         if reader.phase is Phase.LIVE:
             audience.leave(reader)
         else:
-            audience.waiting -= 1
+            del audience.waiting[reader]
         if reader.outbox is not None:
             self.tally.queue_bytes -= len(reader.outbox)
             reader.outbox = None
@@ -310,7 +373,7 @@ class Hub:
         """
         self.flush(now)
         self.history.expire(now)
-        self._release(self._hold.expired(now))
+        self.placement.expire(now)
         silent = self._audiences.silent_since(now - self.limits.heartbeat_s)
         frame = heartbeat_frame(self.log.cursor(self.log.head), live=live) if silent else b""
         for audience in silent:
@@ -326,29 +389,6 @@ class Hub:
         if not audience.pending:
             self._touched.append(audience)
         audience.pending.append(event)
-
-    def _release(self, readers: Iterable[Reader]) -> None:
-        """Go on with readers that were held; the loop writes to them, as there may be very many at once."""
-        for reader in readers:
-            assert reader.catchup is not None  # noqa: S101 - set by attach
-            verdict, position = self._locate(reader.catchup)
-            if verdict is Verdict.AHEAD:  # still: nobody else has that log
-                verdict, position = Verdict.INVALID, self.log.head
-            self._begin(reader, reader.catchup, verdict, position)
-            self.schedule(reader)
-
-    def _locate(self, catchup: Catchup) -> tuple[Verdict | None, int]:
-        return self.log.locate(catchup.asked) if catchup.asked else (None, self.log.head)
-
-    def _begin(self, reader: Reader, catchup: Catchup, verdict: Verdict | None, position: int) -> None:
-        """Decide where a reader begins."""
-        if verdict is Verdict.UNKNOWN_EPOCH:
-            position = self.log.epoch.base
-        catchup.head = self.log.head
-        catchup.has_cursor = verdict not in {None, Verdict.INVALID}
-        catchup.gap = None if verdict is None else _UNVERIFIED.get(verdict)
-        reader.phase = Phase.REPLAY
-        reader.position = catchup.settled_from = position
 
 
 def _wrapped(event: Event, done: dict[int, Event]) -> Event:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_MARK = b"1 MARK "
+
+
 class Listener(Protocol):
     """Who gets what the source brings."""
 
@@ -33,6 +36,9 @@ class Listener(Protocol):
 
     def source_message(self, pattern: bytes, channel: bytes, payload: bytes, now: float) -> None:
         """One message, in the order in which Redis executed the PUBLISHes; `now` is when its bytes came."""
+
+    def source_control(self, payload: bytes, now: float) -> None:
+        """One message on the control channel but for our markers, in its place among the others."""
 
     def source_flush(self) -> None:
         """What was read at once has been handed over."""
@@ -195,6 +201,24 @@ class Link(asyncio.Protocol):
         if self.lost.is_set():
             raise SourceError(self.why)
 
+    def publish(self, payload: bytes, answer: Callable[[int], None]) -> None:
+        """Publish on the control channel.
+
+        Args:
+            payload: The message.
+            answer: Gets the number of its receivers, before our own copy of it comes.
+        """
+
+        def judge(reply: object) -> None:
+            if isinstance(reply, int):
+                answer(reply)
+            else:
+                self.drop(self._unpublished(reply))
+
+        if not self.lost.is_set():
+            self._waiting.append(judge)
+            self._send((b"PUBLISH", self._control, payload))
+
     def check(self, run_id: str) -> None:
         """Send a marker, and ask for role and run id; a wrong answer drops the link."""
 
@@ -215,8 +239,8 @@ class Link(asyncio.Protocol):
         self._send((b"ROLE",))
         self._send((b"INFO", b"server"))
 
-    def _unpublished(self, error: Exception) -> str:
-        return f"cannot publish our marker to {self._control.decode()}: {error}"
+    def _unpublished(self, error: object) -> str:
+        return f"cannot publish to {self._control.decode()}: {error}"
 
     def _marker(self) -> tuple[bytes, ...]:
         self._marks += 1
@@ -224,7 +248,7 @@ class Link(asyncio.Protocol):
         self._sent_at[mark] = time.monotonic()
         if len(self._sent_at) > 64:  # markers that never came back
             del self._sent_at[next(iter(self._sent_at))]
-        return b"PUBLISH", self._control, b"1 MARK " + mark
+        return b"PUBLISH", self._control, _MARK + mark
 
     def _send(self, words: tuple[bytes, ...]) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -261,8 +285,14 @@ class Link(asyncio.Protocol):
             answer.set_result(None)
 
     def _take_control(self, channel: bytes, payload: bytes) -> None:
-        sent_at = self._sent_at.pop(payload.removeprefix(b"1 MARK "), None)
-        if channel != self._control or sent_at is None:
+        if channel != self._control:
+            return
+        if not payload.startswith(_MARK):
+            if self.began.is_set():
+                self._listener.source_control(payload, self.heard_at)
+            return
+        sent_at = self._sent_at.pop(payload.removeprefix(_MARK), None)
+        if sent_at is None:
             return
         self.marked_at = time.monotonic()
         self._listener.source_round_trip(self.marked_at - sent_at)

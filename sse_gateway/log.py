@@ -8,6 +8,7 @@ Rules:
     3. Inside the process a place is one integer, the *position*, ascending over all epochs; only
        cursors know of epochs and offsets. A position is never reused.
     4. A cursor is verified against the ring of hashes, never trusted (I10).
+    5. What another log has counted is taken over at its end, never in between (`extend`).
 
 The ring holds the hashes of the newest positions, at most `ring_size` (8 bytes each). An older
 cursor cannot be verified; it is STALE, and whoever resumes from it is told so.
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING
 from sse_gateway.cursor import CHECK_LENGTH, UNVERIFIABLE, Cursor, parse_cursor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from sse_gateway.reasons import GapReason
 
 RING_SIZE = 4_000_000
@@ -44,7 +47,7 @@ class Epoch:
     """One unbroken run of offsets.
 
     Attributes:
-        name: 12 base-36 digits, drawn at random by the caller.
+        name: 12 base-36 digits, drawn by the caller; names ascend with the time they are drawn.
         base: Position of offset 0, which is the BREAK that began the epoch.
         reason: Why the epoch before it ended.
     """
@@ -59,10 +62,13 @@ class Verdict(Enum):
 
     VERIFIED = auto()
     AHEAD = auto()
-    """Of this epoch, but beyond the head."""
+    """Of the current epoch, but beyond the head."""
     STALE = auto()
     """Of a known epoch, but older than the ring."""
     UNKNOWN_EPOCH = auto()
+    """Of an epoch unknown here, or beyond what is known of an older one."""
+    NEWER_EPOCH = auto()
+    """Of an epoch unknown here, whose name was drawn after the current one's."""
     INVALID = auto()
     """Not one of ours, or the hash differs."""
 
@@ -111,13 +117,8 @@ class Log:
         self._chain = keyed.digest()
         self.head += 1
         self._remember()
-        self._base = self.head
-        self._prefix = f"{name}-"
         epoch = Epoch(name, self.head, reason)
-        self.epochs.append(epoch)
-        self.begun += 1
-        if len(self.epochs) > MAX_EPOCHS:
-            del self.epochs[0]
+        self._enter(epoch)
         return epoch
 
     def append(self, channel: bytes, payload: bytes) -> str:
@@ -137,6 +138,40 @@ class Log:
         self._remember()
         return f"{self._prefix}{head - self._base}-{chain.hex()[:CHECK_LENGTH]}"
 
+    def hashes_after(self, position: int) -> tuple[int, list[array[int]]]:
+        """Return what the ring holds after a position, as it is at this moment.
+
+        Returns:
+            The position of the first hash, and the hashes in parts of at most 4,096.
+        """
+        first = max(position + 1, self._floor)
+        index, start = divmod(first - self._floor, _BLOCK)
+        parts = self._blocks[index:]
+        if parts:
+            # The others are full, or copied: only the last block still grows.
+            parts[0] = parts[0][start:]
+            parts[-1] = parts[-1][:]
+        return first, [part for part in parts if part]
+
+    def extend(self, epochs: Sequence[Epoch], hashes: Iterable[array[int]]) -> None:
+        """Take over what another log has counted after our head.
+
+        Args:
+            epochs: Those that began after it, oldest first, at positions of this log.
+            hashes: Of all positions after it, in order.
+        """
+        for part in hashes:
+            self._take_over(part)
+        for epoch in epochs:
+            self._enter(epoch)
+
+    def restart(self, head: int) -> None:
+        """Forget everything; the next position is the one after `head`, not below any used before."""
+        self.epochs.clear()
+        self._blocks = [array("Q")]
+        self.head = head
+        self._floor = head + 1
+
     def cursor(self, position: int) -> str:
         """Return the text of the cursor at a position.
 
@@ -154,24 +189,43 @@ class Log:
 
         Returns:
             The verdict, and a position: the cursor's own when VERIFIED or AHEAD, the ring's
-            floor when STALE, the head otherwise.
+            floor when STALE, where the first epoch begins of which its owner has nothing when
+            UNKNOWN_EPOCH or NEWER_EPOCH, the head otherwise.
         """
         cursor = parse_cursor(text)
         if cursor is None:
             return Verdict.INVALID, self.head
         index = next((i for i, epoch in enumerate(self.epochs) if epoch.name == cursor.epoch), None)
         if index is None:
-            return Verdict.UNKNOWN_EPOCH, self.head
+            is_newer = cursor.epoch > self.epoch.name
+            return Verdict.NEWER_EPOCH if is_newer else Verdict.UNKNOWN_EPOCH, self.epoch.base
         position = self.epochs[index].base + cursor.offset
-        is_current = index == len(self.epochs) - 1
-        end = self.head if is_current else self.epochs[index + 1].base - 1
-        if position > end:
-            return (Verdict.AHEAD, position) if is_current else (Verdict.INVALID, self.head)
-        return self._verify(cursor, position)
+        if index == len(self.epochs) - 1:
+            return (Verdict.AHEAD, position) if position > self.head else self._verify(cursor, position)
+        end = self.epochs[index + 1].base
+        # Beyond what we know of it: others have seen more of that epoch than we.
+        return (Verdict.UNKNOWN_EPOCH, end) if position >= end else self._verify(cursor, position)
 
     def breaks_after(self, position: int) -> list[Epoch]:
         """Return the epochs that began after a position, oldest first."""
         return self.epochs[bisect_right(self.epochs, position, key=_BY_BASE) :]
+
+    def _enter(self, epoch: Epoch) -> None:
+        self._base = epoch.base
+        self._prefix = f"{epoch.name}-"
+        self.epochs.append(epoch)
+        self.begun += 1
+        if len(self.epochs) > MAX_EPOCHS:
+            del self.epochs[0]
+
+    def _take_over(self, hashes: array[int]) -> None:
+        start = 0
+        while start < len(hashes):
+            room = _BLOCK - len(self._last_block())
+            self._blocks[-1].extend(hashes[start : start + room])
+            start += room
+        self.head += len(hashes)
+        self._chain = hashes[-1].to_bytes(8, "big")
 
     def _verify(self, cursor: Cursor, position: int) -> tuple[Verdict, int]:
         if position < self._floor:
@@ -190,11 +244,16 @@ class Log:
         return self._blocks[block][index].to_bytes(8, "big").hex()[:CHECK_LENGTH]
 
     def _remember(self) -> None:
+        self._last_block().append(int.from_bytes(self._chain, "big"))
+
+    def _last_block(self) -> array[int]:
+        """The block that has room; the oldest may have to go for it."""
         block = self._blocks[-1]
-        if len(block) == _BLOCK:
-            block = array("Q")
-            self._blocks.append(block)
-            if len(self._blocks) > self._max_blocks:
-                del self._blocks[0]
-                self._floor += _BLOCK
-        block.append(int.from_bytes(self._chain, "big"))
+        if len(block) < _BLOCK:
+            return block
+        block = array("Q")
+        self._blocks.append(block)
+        if len(self._blocks) > self._max_blocks:
+            del self._blocks[0]
+            self._floor += _BLOCK
+        return block

@@ -66,7 +66,9 @@ def log_event(
         logger.log(level, event, extra={"fields": fields}, exc_info=exc)
 
 
-def configure_logging(level: str, format_: str, stream: TextIO | None = None) -> LogHandle:
+def configure_logging(
+    level: str, format_: str, stream: TextIO | None = None, *, fields: Mapping[str, object] | None = None
+) -> LogHandle:
     """Send every log record of the process to one stream, and start the writer.
 
     Replaces the root logger's handlers.
@@ -76,8 +78,9 @@ def configure_logging(level: str, format_: str, stream: TextIO | None = None) ->
         format_: ``json`` or ``text``.
         stream: Where lines go; the standard error by default. A stream with a descriptor is
             written past its Python buffer, whose lock could stop the interpreter's exit.
+        fields: What every line of this process says besides.
     """
-    encode = _FORMATS[format_]
+    encode = _encoder(format_, fields or {})
     lines = _Lines(_sink(stream or sys.stderr), encode)
     handler = _Handler(lines, encode)
     root = logging.getLogger()
@@ -88,6 +91,14 @@ def configure_logging(level: str, format_: str, stream: TextIO | None = None) ->
     # Lines per request, with query strings: ours are written by the stream, at its end.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     return LogHandle(lines, handler, before)
+
+
+def change_logging(level: str, format_: str) -> None:
+    """Go on with another level and format, as after a reload; nothing happens where logging is not configured."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.encode = handler.lines.encode = _encoder(format_, {})
+            logging.getLogger().setLevel(level.upper())
 
 
 def dropped_records() -> int:
@@ -133,7 +144,7 @@ class _Lines:
     def __init__(self, sink: Callable[[str], None], encode: Callable[[_Facts], str]) -> None:
         self.dropped = 0
         self._sink = sink
-        self._encode = encode
+        self.encode = encode
         self._waiting: deque[str] = deque()
         self._size = 0  # characters waiting
         self._writing = 0  # lines handed to the sink, not yet written
@@ -199,7 +210,7 @@ class _Lines:
 
     def _dropped_line(self, dropped: int) -> str:
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, "logs.dropped", None, None)
-        return self._encode(_facts(record) | {"event": "logs.dropped", "total": dropped})
+        return self.encode(_facts(record) | {"event": "logs.dropped", "total": dropped})
 
 
 class _Handler(logging.Handler):
@@ -208,12 +219,12 @@ class _Handler(logging.Handler):
     def __init__(self, lines: _Lines, encode: Callable[[_Facts], str]) -> None:
         super().__init__()
         self.lines = lines
-        self._encode = encode
+        self.encode = encode
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format and queue; a record that cannot be formatted is counted, and harms nobody."""
         try:
-            self.lines.put(self._encode(_facts(record)))
+            self.lines.put(self.encode(_facts(record)))
         except Exception:  # noqa: BLE001 - any `__str__` may run here; I4 over one log line
             self.lines.drop()
 
@@ -236,6 +247,11 @@ def _facts(record: logging.LogRecord) -> _Facts:
     if record.stack_info:
         facts["stack"] = record.stack_info
     return facts
+
+
+def _encoder(format_: str, fields: Mapping[str, object]) -> Callable[[_Facts], str]:
+    encode = _FORMATS[format_]
+    return lambda facts: encode({**facts, **fields})
 
 
 def _encode_json(facts: _Facts) -> str:
@@ -298,8 +314,21 @@ def _write_stream(stream: TextIO, text: str) -> None:
 
 
 def _write_descriptor(descriptor: int, data: bytes) -> None:
-    """Write all of it, also where someone made the descriptor non-blocking."""
-    rest = memoryview(data)
+    """Write all of it, also where someone made the descriptor non-blocking.
+
+    Whole lines at a time, as many as a pipe takes in one piece: several processes share it, and what is longer
+    could be torn by another's line. (A single line that is longer still can be, while nobody reads.)
+
+    Source: write(2) and pipe(7), PIPE_BUF.
+    """
+    begin = 0
+    while begin < len(data):
+        end = data.rfind(b"\n", begin, begin + select.PIPE_BUF) + 1 or data.find(b"\n", begin) + 1 or len(data)
+        _write_whole(descriptor, memoryview(data)[begin:end])
+        begin = end
+
+
+def _write_whole(descriptor: int, rest: memoryview) -> None:
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]

@@ -32,6 +32,26 @@ if TYPE_CHECKING:
 
 PREFIX = "sse_gateway_"
 
+ADDITIVE = frozenset(
+    PREFIX + name
+    for name in (
+        "connections",
+        "streams_lagging",
+        "streams_writable",
+        "audiences",
+        "queue_bytes",
+        "pass_bytes",
+        "window_events",
+        "window_bytes",
+        "window_memory_bytes",
+        "open_descriptors",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+    )
+)
+"""Gauges of what is held or used: two processes in one place hold the sum."""
+
 Label = TypeVar("Label", bound=str)
 
 LOOP_LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -75,6 +95,14 @@ class Metrics:
         yield from self._latency()
         yield from self._source()
         yield from self._process()
+
+    def counters(self) -> Iterator[Metric]:
+        """What must not be lost if this process dies: cheap enough to be told every second.
+
+        Left out is what has to be read from the kernel, which is slow with many descriptors.
+        """
+        groups = (self._streams, self._messages, self._deliveries, self._windows, self._latency, self._source)
+        yield from (metric for group in groups for metric in group() if metric.type != "gauge")
 
     def _streams(self) -> Iterator[Metric]:
         gateway, tally = self._gateway, self._gateway.hub.tally

@@ -147,6 +147,14 @@ class Outbox:
             self.position = loss.position
         return loss, taken
 
+    def rewind(self) -> None:
+        """Forget what is queued and not told: its reader pulls it from the windows."""
+        self.events.clear()
+        self.count = self.bytes = 0
+        self.loss = None
+        if self._newest is not None:
+            self._newest.clear()
+
     def _is_queued(self, event: Event) -> bool:
         return self._newest is None or event.window is None or self._newest.get(event.window) is event
 

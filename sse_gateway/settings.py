@@ -10,152 +10,38 @@ Rules:
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import os
 from typing import Annotated, Literal, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    SecretStr,
-    Strict,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from sse_gateway.channels import QueueBounds, Rule, WindowBounds
-from sse_gateway.quantities import (
-    DURATION_PATTERN,
-    SIZE_PATTERN,
-    format_duration,
-    format_size,
-    parse_duration,
-    parse_size,
-)
 from sse_gateway.reasons import Format, Policy
-from sse_gateway.redis_url import check_redis_url, mask_redis_url
+from sse_gateway.values import (
+    MAX_WORKERS,
+    ClusterName,
+    ClusterSecret,
+    Duration,
+    Events,
+    Flag,
+    Host,
+    Mode,
+    Origin,
+    Port,
+    PositiveDuration,
+    RedisUrl,
+    SendBuffer,
+    Size,
+    Socket,
+    Text,
+    Workers,
+)
 
 MAX_RULES = 256
 """Each rule is a PSUBSCRIBE, and each is tried in turn for a channel not seen before."""
 
 DEFAULT_RULE = {"pattern": "sse:*", "strip_prefix": "sse:"}
 """The one rule of a configuration without `channels`."""
-
-_HOST = re.compile(
-    r"(?=.{1,255}$)(?:(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._-]+)?)"
-)
-_CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_ORIGIN = re.compile(r"(https?)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
-_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
-_SOCKET_PATH_BYTES = 107  # sun_path of Linux is 108 with its final zero
-_SEND_BUFFER_BYTES = 1 << 30  # SO_SNDBUF is a signed 32-bit integer, and the kernel doubles it
-
-
-def _positive(seconds: float) -> float:
-    if not seconds:
-        raise ValueError("must be more than 0s")
-    return seconds
-
-
-def _check_send_buffer(size: int) -> int:
-    if size > _SEND_BUFFER_BYTES:
-        raise ValueError(f"must be at most {format_size(_SEND_BUFFER_BYTES)}")
-    return size
-
-
-def _check_host(host: str) -> str:
-    if not _HOST.fullmatch(host):
-        raise ValueError("must be a host name or an address without brackets, such as 127.0.0.1 or ::1")
-    return host
-
-
-def _check_socket(path: Path) -> Path:
-    if not path.is_absolute() or len(str(path).encode()) > _SOCKET_PATH_BYTES:
-        raise ValueError(f"must be an absolute path of at most {_SOCKET_PATH_BYTES} bytes")
-    return path
-
-
-def _check_workers(value: object) -> int | Literal["auto"]:
-    if type(value) is int and value == 1:
-        return value
-    if value == "auto" or (type(value) is int and value > 1):
-        raise ValueError("several workers are not available in this version: write 1")
-    raise ValueError("must be 1")
-
-
-def _check_mode(value: object) -> Literal["none"]:
-    if value == "none":
-        return "none"
-    if value in ("jwt", "callback"):
-        raise ValueError(
-            "this mode is not available in this version: write none, and let a proxy in front authenticate"
-        )
-    raise ValueError("must be none")
-
-
-def _check_url(url: SecretStr) -> SecretStr:
-    check_redis_url(url.get_secret_value())
-    return url
-
-
-def _mask_url(url: SecretStr) -> str:
-    return mask_redis_url(url.get_secret_value())
-
-
-def _check_cluster(name: str) -> str:
-    if not _CLUSTER.fullmatch(name):
-        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ -")
-    return name
-
-
-def _check_origin(origin: str) -> str:
-    match = _ORIGIN.fullmatch(origin)
-    if match is None:
-        raise ValueError(
-            "must be one exact origin as browsers send it, such as https://app.example or https://app.example:8443: "
-            "lower case, no *, no path, no slash at the end"
-        )
-    if match.groups() in _DEFAULT_PORTS:
-        raise ValueError("must not name the scheme's own port: browsers leave it out")
-    return origin
-
-
-Text = Annotated[str, Strict()]
-Flag = Annotated[bool, Strict()]
-Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
-Host = Annotated[Text, AfterValidator(_check_host)]
-Socket = Annotated[Path, AfterValidator(_check_socket)]
-Origin = Annotated[Text, AfterValidator(_check_origin)]
-Events = Annotated[int, Strict(), Field(ge=1, le=10_000_000)]
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration),
-    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN}),
-]
-PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
-Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    PlainSerializer(format_size),
-    WithJsonSchema({"anyOf": [{"type": "string", "pattern": SIZE_PATTERN}, {"type": "integer", "minimum": 1}]}),
-]
-Workers = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_check_workers),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
-]
-Mode = Annotated[Literal["none"], PlainValidator(_check_mode), WithJsonSchema({"const": "none"})]
-RedisUrl = Annotated[
-    SecretStr,
-    AfterValidator(_check_url),
-    PlainSerializer(_mask_url),
-    WithJsonSchema({"type": "string", "pattern": r"^(redis|rediss|unix|redis\+sentinel)://"}),
-]
 
 
 class _Section(BaseModel):
@@ -206,8 +92,10 @@ class RedisSettings(_Section):
 class ClusterSettings(_Section):
     """Which nodes belong together."""
 
-    name: Annotated[Text, AfterValidator(_check_cluster)] = "default"
+    name: ClusterName = "default"
     """Nodes with one name and one Redis share one log. 1 to 64 of A-Z a-z 0-9 . _ -"""
+    secret: ClusterSecret = Field(default="", validate_default=True)
+    """Authenticates what nodes say to one another. At least 16 characters; empty: whoever may publish may speak."""
 
 
 class WindowSettings(_Section):
@@ -272,9 +160,7 @@ class StreamSettings(_Section):
     """Reconnection time told to clients, with ±50 % jitter, one draw per connection."""
     write_timeout_s: PositiveDuration = Field(default="30s", alias="write_timeout", validate_default=True)
     """A client that takes no byte for this long is dropped."""
-    send_buffer_bytes: Annotated[Size, AfterValidator(_check_send_buffer)] = Field(
-        default="256KiB", alias="send_buffer", validate_default=True
-    )
+    send_buffer_bytes: SendBuffer = Field(default="256KiB", alias="send_buffer", validate_default=True)
     """Bound on the kernel's share of a slow client's backlog."""
     max_age_s: Duration = Field(default="0s", alias="max_age", validate_default=True)
     """0s: none. Else streams end spread over 80 to 100 % of it."""
@@ -286,7 +172,7 @@ class LimitSettings(_Section):
     """What one node, or one worker, takes on."""
 
     connections: Annotated[int, Strict(), Field(ge=1, le=1_000_000)] = 50_000
-    """Open streams per node; never more than the process's descriptors less 128."""
+    """Open streams per node, shared by its workers; of one worker never more than its descriptors less 128."""
     channels: Annotated[int, Strict(), Field(ge=1, le=10_000_000)] = 100_000
     """Channels remembered; beyond it the least recently used without readers is forgotten."""
     window_memory_bytes: Size = Field(default="512MiB", alias="window_memory", validate_default=True)
@@ -344,7 +230,7 @@ class Settings(_Section):
     listen: ListenSettings = Field(default_factory=ListenSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
     workers: Workers = 1
-    """Processes on one port. Only 1 is available in this version."""
+    """Processes on one port, 1 to 256; auto: one for each core that may be used."""
     redis: RedisSettings = Field(default_factory=RedisSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     channels: Annotated[tuple[ChannelSettings, ...], AfterValidator(_check_rules)] = Field(
@@ -357,6 +243,13 @@ class Settings(_Section):
     auth: AuthSettings
     cors: CorsSettings = Field(default_factory=CorsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @property
+    def worker_count(self) -> int:
+        """``workers:`` as a number; each has a connection to take at least."""
+        if self.workers != "auto":
+            return self.workers
+        return min(len(os.sched_getaffinity(0)), self.limits.connections, MAX_WORKERS)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

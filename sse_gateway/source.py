@@ -1,9 +1,9 @@
 """The link to Redis: one connection, one PSUBSCRIBE, every message in order.
 
 Rules:
-    1. Whatever ends the link, the next one is a new epoch: what was published in between, nobody
-       knows (I6). redis-py's own PubSub would reconnect without telling.
-    2. The epoch begins where our own first marker comes back: before that, Redis may not have
+    1. Whatever ends the link, what was published until the next one is unknown here (I6): the replica
+       asks a peer. redis-py's own PubSub would reconnect without telling.
+    2. Messages count from where our own first marker comes back: before that, Redis may not have
        subscribed us where publishers publish.
     3. A link is dead when nothing at all was heard for `liveness_timeout`, or our marker (every
        second at least) is missing for three times that while other messages arrive. It is not
@@ -33,7 +33,7 @@ from sse_gateway.link import Link, open_link, text_of
 from sse_gateway.logs import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sse_gateway.link import Listener
 
@@ -90,7 +90,7 @@ class Source:
         Args:
             url: redis://, rediss://, unix:// or redis+sentinel://.
             patterns: Globs of all rules.
-            control: Channel of our own markers.
+            control: Channel of our markers, and of what nodes say to one another.
             listener: Gets the messages.
             connect_timeout_s: For connecting, and for each step of the handshake.
             liveness_timeout_s: See rule 3.
@@ -108,6 +108,7 @@ class Source:
         self._token = secrets.token_hex(8).encode()
         self._link: Link | None = None
         self._paused_s = 0.0
+        self._away_s = 0.0
 
     @property
     def paused_s(self) -> float:
@@ -128,7 +129,8 @@ class Source:
             except (OSError, TimeoutError, RedisError, SourceError, hiredis.HiredisError) as error:
                 failures = 0 if self.live else failures + 1
                 self._lose(error)
-            await asyncio.sleep(BACKOFF.compute(min(failures + 1, 10)))
+            away_s, self._away_s = self._away_s, 0.0
+            await asyncio.sleep(away_s or BACKOFF.compute(min(failures + 1, 10)))
 
     def pause(self) -> None:
         """Stop reading. Idempotent."""
@@ -140,13 +142,23 @@ class Source:
         if self._link is not None:
             self._link.resume()
 
+    def publish(self, payload: bytes, answer: Callable[[int], None]) -> None:
+        """Publish on the control channel; `answer` gets the number of receivers. Without a link, nothing happens."""
+        if self._link is not None:
+            self._link.publish(payload, answer)
+
+    def leave(self, seconds: float) -> None:
+        """Drop the link, and connect again after so long."""
+        self._away_s = seconds
+        if self._link is not None:
+            self._link.drop(f"this node has left the log for {seconds:.0f} s")
+
     def _lose(self, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         if self.live:
             self.live = False
             self.losses += 1
             log_event(_log, logging.WARNING, "source.lost", reason=reason)
-            self._listener.source_lost()
         else:
             log_event(_log, logging.WARNING, "source.unavailable", reason=reason, attempt=self.attempts)
 
@@ -174,6 +186,8 @@ class Source:
             self._paused_s += link.paused_s
             self._link = None
             link.close()
+            if link.began.is_set():
+                self._listener.source_lost()
 
     @asynccontextmanager
     async def _step(self, what: str) -> AsyncIterator[None]:

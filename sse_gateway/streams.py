@@ -4,8 +4,9 @@ Rules:
     1. A stream is listed here from the moment its socket is taken until its descriptor is closed;
        both kinds count against `connections`.
     2. Every stream ends once, and then there is one log line (I8).
-    3. Draining: new streams are refused at once; open ones end spread over the drain time, in random
-       order, so that their clients come back one by one.
+    3. Draining: open streams end spread over the drain time, in random order, so that their clients
+       come back one by one. New ones are refused at once; or, where another process accepts from now
+       on, those whose requests are already inside are served, and end with the others.
 """
 
 from __future__ import annotations
@@ -30,8 +31,14 @@ if TYPE_CHECKING:
     from sse_gateway.settings import StreamSettings
     from sse_gateway.subscription import Subscription
 
+LATE_S = 1.0
+"""How long requests that are inside when a drain begins may take to become streams."""
+
 EXPIRY_S = 0.125
 """Streams that reach their maximal age within this long end together."""
+
+LOG_WAIT_S = 2.0
+"""How long a new stream waits for a log that is about to be there, before it is refused for now."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +51,19 @@ class Streams:
         loop: The loop they live on.
         limit: Streams at most.
         open_streams: Those that have not ended.
-        is_draining: No new ones are taken, for good.
+        is_draining: The end has begun.
+        is_refusing: No new ones are taken, for good.
     """
 
     def __init__(
-        self, hub: Hub, settings: StreamSettings, limit: int, *, is_live: Callable[[], bool], kick: Callable[[], None]
+        self,
+        hub: Hub,
+        settings: StreamSettings,
+        limit: int,
+        *,
+        is_live: Callable[[], bool],
+        kick: Callable[[], None],
+        is_coming: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start empty; needs a running loop.
 
@@ -56,20 +71,25 @@ class Streams:
             hub: The core.
             settings: Bounds and times of a stream.
             limit: Streams at most.
-            is_live: Whether the source is there.
+            is_live: Whether the log is there.
             kick: Has the hub's work done soon.
+            is_coming: Whether the log is about to be there.
         """
         self.hub = hub
         self.loop = asyncio.get_running_loop()
         self.limit = limit
         self.open_streams: dict[Stream, None] = {}
         self.is_draining = False
+        self.is_refusing = False
         self.kick = kick
         self._settings = settings
         self._is_live = is_live
+        self._is_coming = is_coming
+        self._changed = asyncio.Event()
         self._closing: dict[Stream, None] = {}
         self._expiring: dict[int, dict[Stream, None]] = {}
         self._all_ended = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._all_closed = asyncio.Event()
 
     @staticmethod
@@ -77,16 +97,31 @@ class Streams:
         """The clock of everything here, seconds. uvloop's own stands still within a turn of the loop."""
         return time.monotonic()
 
-    def refusal(self) -> Unavailable | None:
-        """Why no stream can be opened now; counts a refusal."""
+    async def refusal(self) -> Unavailable | None:
+        """Why no stream can be opened now; counts a refusal. A log that is just coming is waited for."""
         reason = self.unavailable()
+        if reason is Unavailable.SOURCE and self._is_coming():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOG_WAIT_S):
+                    await self._changed.wait()
+            reason = self.unavailable()
         if reason is not None:
             self.hub.tally.refused[reason] += 1
         return reason
 
+    def log_changed(self) -> None:
+        """The log is there, or no more: whoever waits for it looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def dismiss(self) -> None:
+        """End all streams with a word, but take new ones when the log is back."""
+        for stream in list(self.open_streams):
+            stream.end(CloseReason.ERROR)
+
     def unavailable(self) -> Unavailable | None:
         """Why no stream can be opened now."""
-        if self.is_draining:
+        if self.is_refusing:
             return Unavailable.DRAINING
         if not self._is_live():
             return Unavailable.SOURCE
@@ -166,25 +201,45 @@ class Streams:
             for stream in list(self._expiring.pop(due)):
                 stream.end(CloseReason.MAX_AGE)
 
-    async def drain(self, drain_s: float) -> None:
-        """End the streams, spread over the drain time, in random order."""
+    def refuse(self) -> None:
+        """Take no new streams from now on, for good. Idempotent."""
+        self.is_refusing = True
+
+    async def drain(self, drain_s: float, *, refuse: bool = True) -> None:
+        """End the streams, spread over the drain time, in random order.
+
+        Args:
+            drain_s: The drain time.
+            refuse: Take no new ones. Else requests that are inside are served for a while, and end with the last.
+        """
         self.is_draining = True
+        self.is_refusing |= refuse
         order = list(self.open_streams)
         random.shuffle(order)
         begin = self.now()
         for index, stream in enumerate(order):
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self.loop.time() + begin + drain_s * index / len(order) - self.now()):
-                    await self._all_ended.wait()
+            await self._wait(self._all_ended, begin + drain_s * index / len(order))
             stream.end(CloseReason.DRAIN)
-        if self._closing:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(2 * LINGER_S + 0.5):
-                    await self._all_closed.wait()
+        if not self.is_refusing:
+            await self._wait(self._hurried, begin + min(drain_s, LATE_S))
+            self.refuse()
+            for stream in list(self.open_streams):
+                stream.end(CloseReason.DRAIN)
+        if self._closing and not self._hurried.is_set():
+            self._all_closed.clear()
+            await self._wait(self._all_closed, self.now() + 2 * LINGER_S + 0.5)
+
+    async def _wait(self, event: asyncio.Event, until: float) -> None:
+        """Wait for it, but not beyond a moment of our clock."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self.loop.time() + until - self.now()):
+                await event.wait()
 
     def hurry(self) -> None:
         """End all streams now, and do not wait for their clients."""
         self.is_draining = True
+        self.refuse()
+        self._hurried.set()
         for stream in list(self.open_streams):
             stream.end(CloseReason.DRAIN)
         self._all_closed.set()

@@ -38,18 +38,25 @@ class Mark:
 
 
 class Timeline:
-    """The log-ordered index of one rule."""
+    """The log-ordered index of one rule.
+
+    Attributes:
+        abandoned: Positions of the marks whose window is forgotten.
+    """
 
     def __init__(self) -> None:
+        self.abandoned: set[int] = set()
         self._blocks: list[list[Event | Mark]] = []  # none of them empty
         self._oldest_from = -1  # no event lies before this position
 
-    def append(self, event: Event) -> None:
-        """Add the newest event of the rule."""
+    def append(self, entry: Event | Mark) -> None:
+        """Add the newest entry of the rule."""
         if self._blocks and len(self._blocks[-1]) < BLOCK:
-            self._blocks[-1].append(event)
+            self._blocks[-1].append(entry)
         else:
-            self._blocks.append([event])
+            self._blocks.append([entry])
+        if entry.window is None:
+            self.abandoned.add(entry.position)
 
     def mark(self, mark: Mark) -> None:
         """Put a mark in the place of an event."""
@@ -61,7 +68,7 @@ class Timeline:
         index, at = self._find(position)
         block = self._blocks[index]
         del block[at]
-        _merge(block, at)
+        self._merge(block, at)
         if not block:
             del self._blocks[index]
         self._join(index)
@@ -72,8 +79,9 @@ class Timeline:
         index, at = self._find(position)
         block = self._blocks[index]
         block[at] = Mark(position, None)
-        _merge(block, at + 1)
-        _merge(block, at)
+        self.abandoned.add(position)
+        self._merge(block, at + 1)
+        self._merge(block, at)
         self._join(index)
         self._join(index - 1)
 
@@ -99,8 +107,14 @@ class Timeline:
         pair = self._blocks[max(0, index) : index + 2]
         if len(pair) == 2 and len(pair[0]) + len(pair[1]) <= BLOCK // 2:
             joined = pair[0] + pair[1]
-            _merge(joined, len(pair[0]))
+            self._merge(joined, len(pair[0]))
             self._blocks[index : index + 2] = [joined]
+
+    def _merge(self, block: list[Event | Mark], at: int) -> None:
+        """Of two neighbouring marks without a window, keep the later one: nothing lies between them."""
+        if 0 < at < len(block) and block[at - 1].window is block[at].window is None:
+            self.abandoned.discard(block[at - 1].position)
+            del block[at - 1]
 
     def _find(self, position: int) -> tuple[int, int]:
         index = self._block_of(position)
@@ -112,9 +126,3 @@ class Timeline:
 
 def _first_position(block: list[Event | Mark]) -> int:
     return block[0].position
-
-
-def _merge(block: list[Event | Mark], at: int) -> None:
-    """Of two neighbouring marks without a window, keep the later one: nothing lies between them."""
-    if 0 < at < len(block) and block[at - 1].window is block[at].window is None:
-        del block[at - 1]

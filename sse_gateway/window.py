@@ -152,6 +152,15 @@ class Window:
             or self._events[self._start].received_at <= oldest_allowed
         )
 
+    def clear(self) -> None:
+        """Begin anew, empty."""
+        self._events.clear()
+        self._start = 0
+        self.bytes = 0
+        self.lost = array("q")
+        self.newest_loss = self.forgotten = -1
+        self.keys.clear()
+
     def evict(self, serial: int) -> Event:
         """Lose the oldest event and remember that it was there. Amortised O(1).
 

@@ -22,6 +22,7 @@ from sse_gateway.history import History
 from sse_gateway.hub import Hub
 from sse_gateway.intake import Intake
 from sse_gateway.log import Log, Verdict
+from sse_gateway.placement import Placement
 from sse_gateway.reader import Phase
 from tests.support.schedules import fails, play, schedule, shrink
 from tests.support.world import BrokenPromiseError
@@ -74,6 +75,7 @@ def rewired(
         )
         hub._audiences = audiences(hub.history)
         hub._delivery = delivery(hub.log, hub.history, hub._desk, write)
+        hub.placement = Placement(hub.log, hub.history, hub.tally, hub.schedule)
         return hub
 
     return make
@@ -87,7 +89,7 @@ class JoinsBeforeTheHead(Delivery):
         catchup, audience = reader.catchup, reader.audience
         if reader.phase is Phase.REPLAY and catchup is not None and catchup.is_open and audience is not None:
             reader.phase, reader.catchup = Phase.LIVE, None
-            audience.waiting -= 1
+            del audience.waiting[reader]
             audience.join(reader)
             if reader.outbox is not None:
                 reader.outbox.position = reader.position

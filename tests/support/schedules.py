@@ -339,7 +339,7 @@ class Run:
         ensure(hub.readers == len(open_), "readers", hub.readers, len(open_))
         ensure(set(hub.lagging) <= {client.reader for client in open_}, "lagging after the end")
         ensure(all(client.waits for client in open_ if client.reader in hub.lagging), "lagging, not waited for")
-        members = sum(audience.size + audience.waiting for audience in hub._audiences)
+        members = sum(audience.size + len(audience.waiting) for audience in hub._audiences)
         ensure(members == len(open_), "members", members)
         ensure({reason: n for reason, n in hub.tally.closed.items() if n} == dict(self.closed), "closed", self.closed)
 

@@ -40,7 +40,7 @@ class Hall:
 
     def dissolve(self, audience: Audience) -> int:
         """The last reader of an audience leaves."""
-        audience.waiting = 0
+        audience.waiting.clear()
         return self.audiences.dissolve_if_empty(audience)
 
 
@@ -53,7 +53,7 @@ def test_same_channels_same_audience() -> None:
     others = [hall.admit("channel=a"), hall.admit("channel=a&wrap=1"), hall.admit("channel=a", chunked=False)]
 
     assert same is first
-    assert first.waiting == 2
+    assert len(first.waiting) == 2
     assert list(hall.audiences) == [first, *others]
     assert len(hall.audiences) == 4
 

@@ -1,0 +1,57 @@
+"""One attempt to get the log from a peer: what is known of it, and what has come since."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sse_gateway.control import Message
+    from sse_gateway.snapshot import Snapshot
+
+BUFFER_ENTRIES = 100_000
+BUFFER_BYTES = 64 * 1024 * 1024
+"""What is kept until a snapshot is there; beyond, the node joins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message of a publisher, kept with its times; `wall` is Unix seconds."""
+
+    pattern: bytes
+    channel: bytes
+    payload: bytes
+    now: float
+    wall: float
+
+
+class Joining:
+    """One attempt to get the log: our JOIN and what has come since.
+
+    Attributes:
+        token: Of the JOIN.
+        seen_at: When it came back, None before.
+        buffer: What came after it.
+        bytes: Payload bytes in it.
+        deadline: When something else has to be tried, seconds.
+        snapshot: Once a peer has offered.
+        claimed: The epoch that we claim.
+    """
+
+    __slots__ = ("buffer", "bytes", "claimed", "deadline", "seen_at", "snapshot", "token")
+
+    def __init__(self, token: str, deadline: float) -> None:
+        self.token = token
+        self.deadline = deadline
+        self.seen_at: float | None = None
+        self.buffer: deque[Publication | Message] = deque()
+        self.bytes = 0
+        self.snapshot: Snapshot | None = None
+        self.claimed: str | None = None
+
+    def keep(self, entry: Publication | Message, size: int) -> bool:
+        """Keep what has come; False if there is no more room."""
+        self.buffer.append(entry)
+        self.bytes += size
+        return len(self.buffer) <= BUFFER_ENTRIES and self.bytes <= BUFFER_BYTES

@@ -1,0 +1,265 @@
+"""Sockets that are listened on: bound by one process, accepted from by itself or by others.
+
+Rules:
+    1. On TCP each worker has a socket of its own for each address, in one `SO_REUSEPORT` group: the
+       kernel deals connections out evenly, where one shared socket favours whoever wakes first. A
+       Unix socket knows no such group and is shared.
+    2. A socket stays open while its address is in service: what waits in the backlog of one that is
+       closed would be reset. With fewer workers the surplus is dealt out among those that remain.
+    3. Bound is not yet listening: a socket joins its group, and begins to collect connections, only
+       when somebody is there to accept them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import stat
+from contextlib import suppress
+from itertools import count, takewhile
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from sse_gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from sse_gateway.settings import AdminSettings, ListenSettings
+
+    Place = ListenSettings | AdminSettings
+
+BACKLOG = 4096
+"""Connections that wait to be accepted; beyond, a Unix socket refuses at once, and a proxy says 502."""
+
+Resolved = tuple[int, Any]
+"""A family, and an address as `bind` takes it."""
+
+
+class Sockets:
+    """The listening sockets of one place.
+
+    Attributes:
+        place: The settings they were bound for.
+    """
+
+    def __init__(self, place: Place, key: str) -> None:
+        """Empty until `bind`.
+
+        Args:
+            place: Where to listen.
+            key: Of the settings; named by errors.
+        """
+        self.place = place
+        self._key = key
+        self._addresses: list[Resolved] = []
+        self._rows: list[list[socket.socket]] = []
+        self._inode: tuple[int, int] | None = None
+
+    async def bind(self, rows: int = 1, own_ports: Collection[int] = ()) -> None:
+        """Bind so many rows: a row has one socket for each address. Again with more of them: bind the rest.
+
+        Args:
+            rows: Workers.
+            own_ports: Ports that this process holds already for another host.
+
+        Raises:
+            ConfigError: The address cannot be bound; then nothing has changed.
+        """
+        before = len(self._rows)
+        try:
+            if self.place.unix is not None:
+                if not self._rows:
+                    self._rows.append([self._bind_unix(self.place.unix)])
+            else:
+                await self._bind_tcp(rows, own_ports)
+        except OSError as error:
+            self._close(self._rows[before:])
+            del self._rows[before:]
+            reason = error.strerror or str(error)
+            raise ConfigError([f"{self._key}: cannot listen on {address_of(self.place)}: {reason}"]) from error
+
+    async def _bind_tcp(self, rows: int, own_ports: Collection[int]) -> None:
+        if not self._addresses:
+            self._addresses = await _resolve(self.place.host, self.place.port)
+            if self.place.port not in own_ports:
+                self._close([[_bind(address, shared=False) for address in self._addresses]])  # refuses what is taken
+        for _ in range(len(self._rows), rows):
+            row: list[socket.socket] = []
+            self._rows.append(row)
+            row.extend(_bind(address, shared=True) for address in self._addresses)
+
+    def _bind_unix(self, path: Path) -> socket.socket:
+        _clear_path(path)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.bind(str(path))
+        except OSError:
+            sock.close()
+            raise
+        self._inode = _inode(path)
+        return sock
+
+    def listen(self) -> None:
+        """Collect connections from now on. Idempotent."""
+        for row in self._rows:
+            for sock in row:
+                sock.listen(BACKLOG)
+
+    def of(self, slot: int, slots: int) -> list[socket.socket]:
+        """Those that one of so many workers accepts from; all of them are dealt out."""
+        if self.place.unix is not None:
+            return list(self._rows[0])
+        mine = takewhile(lambda index: index < len(self._rows), count(slot, slots))
+        return [sock for index in mine for sock in self._rows[index]]
+
+    def close(self) -> None:
+        """Stop listening, and remove what is still our Unix socket. Idempotent."""
+        self._close(self._rows)
+        self._rows.clear()
+        path = self.place.unix
+        if path is not None and self._inode is not None:
+            with suppress(OSError):
+                if _inode(path) == self._inode:
+                    path.unlink()
+        self._inode = None
+
+    @staticmethod
+    def _close(rows: Sequence[Sequence[socket.socket]]) -> None:
+        for row in rows:
+            for sock in row:
+                sock.close()
+
+
+class Listener:
+    """An HTTP server on bound sockets, which it takes over."""
+
+    def __init__(self, runner: web.BaseRunner, sockets: Sequence[socket.socket]) -> None:
+        self._runner = runner
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+        self._is_closed = False
+
+    async def open(self) -> None:
+        """Accept from now on, unless it has been closed. Once."""
+        loop = asyncio.get_running_loop()
+        await self._runner.setup()
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - it has been set up
+        for sock in self._sockets:
+            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(server, sock=sock, backlog=BACKLOG))
+        if self._is_closed:  # meanwhile
+            self.close()
+
+    def close(self) -> None:
+        """Accept no more, and let go of the sockets; connections stay. Idempotent."""
+        self._is_closed = True
+        for server in self._servers:
+            server.close()
+        for sock in self._sockets:
+            sock.close()
+
+    async def cleanup(self) -> None:
+        """End the connections too."""
+        self.close()
+        if self._runner.server is not None:
+            await self._runner.cleanup()
+
+
+async def listening(place: Place, key: str, stack: AsyncExitStack) -> list[socket.socket]:
+    """Bind and listen, for one process, until the stack is left.
+
+    Raises:
+        ConfigError: The address cannot be bound.
+    """
+    sockets = Sockets(place, key)
+    stack.callback(sockets.close)
+    await sockets.bind()
+    sockets.listen()
+    return sockets.of(0, 1)
+
+
+async def serve_app(app: web.Application, sockets: Sequence[socket.socket], stack: AsyncExitStack) -> None:
+    """Serve an application until the stack is left."""
+    listener = Listener(web.AppRunner(app, access_log=None), sockets)
+    stack.push_async_callback(listener.cleanup)
+    await listener.open()
+
+
+def address_of(place: Place) -> str:
+    """A place as operators write it."""
+    return f"unix:{place.unix}" if place.unix is not None else f"{place.host}:{place.port}"
+
+
+async def _resolve(host: str, port: int) -> list[Resolved]:
+    """All addresses of a host, each once, those of families that this kernel knows."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
+    known = [(family, address) for family, address in addresses if _is_known(family)]
+    if not known:
+        raise OSError(errno.EAFNOSUPPORT, "no address of a family that this host knows")
+    return known
+
+
+def _is_known(family: int) -> bool:
+    try:
+        socket.socket(family).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
+
+
+def _bind(resolved: Resolved, *, shared: bool) -> socket.socket:
+    """Bind one socket.
+
+    Args:
+        resolved: Family and address.
+        shared: Into a group, which anybody of this user may join. Without, only what is free:
+            another gateway would otherwise get half of the connections without a word.
+    """
+    family, address = resolved
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _clear_path(path: Path) -> None:
+    """Remove a socket that nobody listens on.
+
+    Raises:
+        OSError: Somebody does, and would go deaf without a word; or it is no socket.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError(errno.EADDRINUSE, "there is a file that is no socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(0)  # a full backlog would hold us up
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+            except BlockingIOError:
+                pass
+        raise OSError(errno.EADDRINUSE, "another process listens there")
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino

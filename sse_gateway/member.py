@@ -1,0 +1,200 @@
+"""This process as one of the nodes that share a log: carries out what the replica decides.
+
+The replica is pure; here it gets its clock, its randomness, its link and its hand-over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import secrets
+import string
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sse_gateway.control import Control, fingerprint
+from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
+from sse_gateway.handover import Handover
+from sse_gateway.logs import log_event
+from sse_gateway.replica import Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sse_gateway.channels import Rule
+    from sse_gateway.control import Kind
+    from sse_gateway.decisions import Decision
+    from sse_gateway.errors import MessageError
+    from sse_gateway.hub import Hub
+    from sse_gateway.settings import Settings
+    from sse_gateway.source import Source
+
+TICK_S = 0.05
+"""Time between two looks at the replica's clock."""
+
+DIGITS = string.digits + string.ascii_lowercase
+TIME_DIGITS = 6
+RANDOM_DIGITS = 6
+
+_log = logging.getLogger(__name__)
+
+
+class Member:
+    """One node.
+
+    Attributes:
+        name: In control messages, and of its hand-over socket.
+        replica: What decides.
+        control: Reads and writes the messages.
+        handover: Moves snapshots.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hub: Hub,
+        source: Source,
+        *,
+        key: bytes,
+        directory: Path | None,
+        changed: Callable[[], None],
+        left: Callable[[float], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Wire the parts; `run` starts them.
+
+        Args:
+            settings: Configuration.
+            hub: The core.
+            source: The link to Redis.
+            key: Of the log's hash.
+            directory: Where nodes of this host hand over to one another; None: there are none.
+            changed: Called when the log is there, or no more, and after whatever gives the hub work.
+            left: Called with the seconds for which this node stays away.
+            failed: Called when something failed that must not.
+        """
+        cluster = settings.cluster
+        self.name = draw_name()
+        mark = fingerprint(settings.rules, settings.limits.message_bytes, key)
+        self.control = Control(self.name, mark, cluster.secret.get_secret_value().encode())
+        self.handover = Handover(
+            settings.redis.url.get_secret_value(),
+            cluster.name,
+            self.name,
+            directory,
+            self._receive,
+            connect_timeout_s=settings.redis.connect_timeout_s,
+            failed=failed,
+        )
+        self.replica = Replica(
+            hub,
+            self.control,
+            self.name,
+            draw=draw_name,
+            random=random.random,
+            is_local=self.handover.is_local,
+        )
+        self._source = source
+        self._changed = changed
+        self._left = left
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether the link is up and the log about to be there."""
+        return self.replica.is_joining
+
+    async def start(self) -> None:
+        """Be there for the hand-over; to be called before the link is up."""
+        await self.handover.start()
+
+    async def run(self) -> None:
+        """Keep the replica's clock, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(TICK_S)
+                self.replica.tick(time.monotonic())
+                self._carry_out()
+        finally:
+            await self.handover.close()
+
+    def connected(self) -> None:
+        """The link is up."""
+        self.replica.connected(time.monotonic())
+        self._carry_out()
+
+    def lost(self) -> None:
+        """The link is gone."""
+        self.replica.lost()
+        self._carry_out()
+        self._changed()
+
+    def message(
+        self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
+    ) -> tuple[Rule, MessageError] | None:
+        """Take a publication; as `Hub.publish`."""
+        return self.replica.message(pattern, channel, payload, now, wall)
+
+    def entry(self, payload: bytes, now: float) -> None:
+        """Take a control message."""
+        self.replica.entry(payload, now)
+        self._carry_out()
+
+    def _receive(self, token: str, block: bytes) -> bool:
+        is_wanted = self.replica.block(token, block, time.monotonic())
+        self._carry_out()
+        return is_wanted
+
+    def _served(self, token: str) -> None:
+        self.replica.served(token)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        while self.replica.decisions:
+            decisions, self.replica.decisions[:] = list(self.replica.decisions), []
+            for decision in decisions:
+                self._do(decision)
+
+    def _do(self, decision: Decision) -> None:
+        match decision:
+            case Publish(kind, payload):
+                self._source.publish(payload, partial(self._published, kind))
+            case Serve(token, joiner, via, blocks):
+                log_event(_log, logging.INFO, "snapshot.serving", joiner=joiner, via=via)
+                self.handover.serve(token, joiner, via, blocks, partial(self._served, token))
+            case Fetch(token, via):
+                self.handover.fetch(token, via)
+            case Stop(token):
+                self.handover.stop(token)
+            case Synced(epoch, how):
+                log_event(_log, logging.INFO, "log.synced", epoch=epoch, how=how)
+                self._changed()
+            case Leave(seconds):
+                log_event(_log, logging.ERROR, "log.left", away_s=round(seconds))
+                self._left(seconds)
+
+    def _published(self, kind: Kind, receivers: int) -> None:
+        self.replica.published(kind, receivers)
+
+
+def log_key(settings: Settings) -> bytes:
+    """The key of the log's hash: nodes with one cluster name and secret share it."""
+    cluster = settings.cluster
+    secret = hashlib.blake2b(cluster.secret.get_secret_value().encode(), person=b"sse-gateway key").digest()
+    return hashlib.blake2b(cluster.name.encode(), digest_size=32, key=secret, person=b"sse-gateway").digest()
+
+
+def draw_name() -> str:
+    """Draw a name for a node, a token or an epoch: 31 random bits behind the second in which it was drawn.
+
+    So names ascend with time, and a node that is behind knows an epoch that it has yet to see.
+    """
+    seconds = int(time.time())  # noqa: TID251 - the order of epochs over hosts and restarts
+    digits = []
+    for _ in range(TIME_DIGITS):
+        seconds, digit = divmod(seconds, len(DIGITS))
+        digits.append(DIGITS[digit])
+    return "".join(reversed(digits)) + "".join(secrets.choice(DIGITS) for _ in range(RANDOM_DIGITS))

@@ -1,0 +1,404 @@
+"""One log on every node: how a node joins it, and how all agree that it begins anew.
+
+A pure state machine over the log: its input are log entries in their order, snapshots and `now`;
+its output are decisions, which the caller carries out. Redis orders the control messages among the
+publications, so every node takes each of these decisions at the same place in the log:
+
+    OFFLINE    no link
+    JOINING    our JOIN is on its way; what comes before it is none of ours
+    BUFFERING  our JOIN has come back: everything after it is kept until the snapshot is there
+    SYNCED     the hub counts, and we answer others
+    LEFT       in our third divergence within five minutes: away, for a while
+
+Rules:
+    1. A peer cuts its snapshot when it dequeues the JOIN, so snapshot and buffer meet exactly.
+    2. One peer answers: the one whose OFFER is the first in the log.
+    3. Nobody can know that nobody holds the log, so it may be claimed, and the claim is judged by the
+       log alone: CONFIRM is in force if since its CLAIM neither a VETO nor another CONFIRM in force
+       came. Everybody who saw the CLAIM begins the epoch there; whoever held the log tells a gap.
+    4. Claims before our JOIN are part of the snapshot. Until it is there we believe less than others:
+       any CONFIRM ends all claims that we know of.
+    5. CHECKPOINTs compare hashes. Whoever finds another says DIVERGED, and all who count such an
+       epoch begin a new one: better an honest gap than a wrong event.
+    6. Nothing is counted across a loss of the link (I6): what comes next is buffered, or ignored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from sse_gateway.control import Kind
+from sse_gateway.decisions import Fetch, How, Leave, Publish, Stop, Synced
+from sse_gateway.errors import SnapshotError
+from sse_gateway.joining import Joining, Publication
+from sse_gateway.log import Verdict
+from sse_gateway.offers import Offers
+from sse_gateway.reasons import GapReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sse_gateway.channels import Rule
+    from sse_gateway.control import Control, Message
+    from sse_gateway.decisions import Decision
+    from sse_gateway.errors import MessageError
+    from sse_gateway.hub import Hub
+    from sse_gateway.snapshot import Snapshot
+
+JOIN_S = 0.5
+"""Without an offer for this long, we claim."""
+
+VETO_S = 0.3
+"""What others have to object to our claim."""
+
+PROGRESS_S = 2.0
+"""Without the next block of a snapshot for this long, we ask somebody else."""
+
+REJOIN_S = 5.0
+"""The patience with a JOIN doubles with each claim that was vetoed, up to this."""
+
+CHECKPOINT_S = 0.5
+"""Time between two checkpoints of anybody."""
+
+GRACE_S = 5.0
+"""For so long after an epoch has begun, a node that was slow may still send checkpoints of another."""
+
+PEER_S = 60.0
+"""Whoever was heard in this time may be ahead of us."""
+
+MAX_CLAIMS = 64
+"""Claims undecided at the same time; beyond, the oldest is forgotten."""
+
+DIVERGENCES = 3
+DIVERGENCE_S = 300.0
+"""So many divergences in this time, and we leave."""
+
+AWAY_S = (60.0, 600.0)
+"""How long we stay away then."""
+
+
+class Role(Enum):
+    """Where this node stands; see the module."""
+
+    OFFLINE = auto()
+    JOINING = auto()
+    BUFFERING = auto()
+    SYNCED = auto()
+    LEFT = auto()
+
+
+class Replica:
+    """This node's part in the common log.
+
+    Attributes:
+        role: Where we stand.
+        decisions: What the caller has to do; it takes them after every call.
+        joins: Attempts to get the log.
+        offers: The snapshots that we give.
+        divergences: Divergences that this node took part in.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        control: Control,
+        node: str,
+        *,
+        draw: Callable[[], str],
+        random: Callable[[], float],
+        is_local: Callable[[str], bool],
+    ) -> None:
+        """Start without a link.
+
+        Args:
+            hub: The core.
+            control: Reads and writes control messages.
+            node: Our own name in them.
+            draw: Draws a name: 12 base-36 digits, which ascend with time.
+            random: Draws from 0 to 1.
+            is_local: Whether a node can be reached on this host.
+        """
+        self.role = Role.OFFLINE
+        self.decisions: list[Decision] = []
+        self.joins = 0
+        self.offers = Offers(hub, publish=self._publish, decide=self.decisions.append, random=random, is_local=is_local)
+        self.divergences = 0
+        self._hub = hub
+        self._control = control
+        self._node = node
+        self._draw = draw
+        self._random = random
+        self._joining = Joining("", 0.0)
+        self._claims: dict[str, None] = {}
+        self._receivers: dict[Kind, int] = {}
+        self._patience_s = JOIN_S
+        self._checkpoint_at = 0.0
+        self._began_at = 0.0
+        self._peer_at = -PEER_S
+        self._diverged_at: deque[float] = deque(maxlen=DIVERGENCES)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the log is live here."""
+        return self.role is Role.SYNCED
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether the link is up and the log about to be there."""
+        return self.role in {Role.JOINING, Role.BUFFERING}
+
+    # The link.
+
+    def connected(self, now: float) -> None:
+        """The link is up: ask for the log."""
+        self._patience_s = JOIN_S
+        self._join(now)
+
+    def lost(self) -> None:
+        """The link is gone: what was counted stays, what comes will be checked against a peer."""
+        self._abandon()
+        self.offers.drop()
+        self._claims.clear()
+        if self.role is not Role.LEFT:
+            self.role = Role.OFFLINE
+
+    def published(self, kind: Kind, receivers: int) -> None:
+        """Redis has answered a PUBLISH of ours; our own copy comes after this."""
+        self._receivers[kind] = receivers
+
+    # The log.
+
+    def message(
+        self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
+    ) -> tuple[Rule, MessageError] | None:
+        """Take a publication; arguments and result as in `Hub.publish`."""
+        if self.role is Role.SYNCED:
+            return self._hub.publish(pattern, channel, payload, now, wall)
+        if self.role is Role.BUFFERING:
+            self._keep(Publication(pattern, channel, payload, now, wall), len(channel) + len(payload), now)
+        return None
+
+    def entry(self, payload: bytes, now: float) -> None:
+        """Take a control message, in its place among the publications."""
+        message = self._control.read(payload)
+        if message is None:
+            return
+        if message.node != self._node:
+            self._peer_at = now
+            self._hub.placement.has_peers = True
+        if self.role is Role.SYNCED:
+            self._act(message, now)
+        elif self.role is Role.BUFFERING:
+            self._wait(message, now)
+        elif self.role is Role.JOINING and message.kind is Kind.JOIN and message.fields[0] == self._joining.token:
+            self._begin_buffer(now)
+
+    # The clock.
+
+    def tick(self, now: float) -> None:
+        """Do what is due; to be called some 20 times a second."""
+        self._hub.placement.has_peers = now - self._peer_at < PEER_S
+        if self.role is Role.SYNCED:
+            self.offers.make(now)
+            if now >= self._checkpoint_at:
+                self._await_checkpoint(now)
+                self._publish(Kind.CHECKPOINT, self._hub.log.cursor(self._hub.log.head))
+        elif self.role in {Role.JOINING, Role.BUFFERING} and now >= self._joining.deadline:
+            self._hurry(now)
+
+    # Snapshots.
+
+    def block(self, token: str, block: bytes, now: float) -> bool:
+        """Take the next block of a snapshot; False if no more of it is wanted."""
+        joining = self._joining
+        if self.role is not Role.BUFFERING or token != joining.token or joining.snapshot is None:
+            return False
+        try:
+            joining.snapshot.add(block)
+            if joining.snapshot.is_complete:
+                self._install(joining, joining.snapshot, now)
+                return False
+        except SnapshotError:
+            self._join(now)
+            return False
+        joining.deadline = now + PROGRESS_S
+        return True
+
+    def served(self, token: str) -> None:
+        """A snapshot of ours has been handed over, or could not be."""
+        self.offers.end(token)
+
+    # Joining.
+
+    def _join(self, now: float) -> None:
+        """Ask for the log, anew if need be."""
+        self._abandon()
+        self.joins += 1
+        self.role = Role.JOINING
+        self._joining = Joining(self._draw(), now + PROGRESS_S)
+        log = self._hub.log
+        self._publish(Kind.JOIN, self._joining.token, log.cursor(log.head) if log.epochs else "-")
+
+    def _begin_buffer(self, now: float) -> None:
+        self.role = Role.BUFFERING
+        self._claims.clear()
+        self._joining.seen_at = now
+        self._joining.deadline = now + self._patience_s * (1 + self._random() / 4)
+        if self._receivers.get(Kind.JOIN) == 1:  # nobody but us is subscribed
+            self._claim(now)
+
+    def _abandon(self) -> None:
+        """Give up what was under way to get the log."""
+        if self._joining.snapshot is not None:
+            self.decisions.append(Stop(self._joining.token))
+        self._joining = Joining("", 0.0)
+
+    def _hurry(self, now: float) -> None:
+        """Something has not come in time."""
+        joining = self._joining
+        if joining.seen_at is None or joining.snapshot is not None:
+            self._join(now)
+        elif joining.claimed is None:
+            self._claim(now)
+        else:
+            joining.deadline = now + PROGRESS_S
+            self._publish(Kind.CONFIRM, joining.claimed)
+
+    def _claim(self, now: float) -> None:
+        self._joining.claimed = epoch = self._draw()
+        self._joining.deadline = now + PROGRESS_S
+        self._publish(Kind.CLAIM, epoch)
+
+    def _keep(self, entry: Publication | Message, size: int, now: float) -> None:
+        if not self._joining.keep(entry, size):
+            self._join(now)
+
+    def _wait(self, message: Message, now: float) -> None:
+        """Keep a control message for later, and see what it means for us already."""
+        self._keep(message, 0, now)
+        joining = self._joining
+        match message.kind:
+            case Kind.OFFER if message.fields[0] == joining.token and joining.snapshot is None:
+                self._accept(message, joining, now)
+            case Kind.CLAIM:
+                self._note_claim(message.fields[0])
+                if message.fields[0] == joining.claimed:
+                    alone = self._receivers.get(Kind.CLAIM) == 1
+                    joining.deadline = now if alone else now + VETO_S
+                    if alone:
+                        self._hurry(now)
+            case Kind.VETO:
+                self._claims.pop(message.fields[0], None)
+                if message.fields[0] == joining.claimed:
+                    self._patience_s = min(REJOIN_S, 2 * self._patience_s)
+                    self._join(now)
+            case Kind.CONFIRM:
+                self._wait_confirm(message.fields[0], now)
+            case _:
+                pass
+
+    def _wait_confirm(self, epoch: str, now: float) -> None:
+        was_claimed = epoch in self._claims
+        self._claims.clear()
+        if was_claimed:
+            self._abandon()
+            self._begin_epoch(epoch, GapReason.SOURCE, How.CLAIMED, now)
+        elif self._joining.snapshot is None:  # somebody has the log now, or our claim was void
+            self._join(now)
+
+    def _accept(self, offer: Message, joining: Joining, now: float) -> None:
+        assert joining.seen_at is not None  # noqa: S101 - set in BUFFERING
+        joining.snapshot = self._hub.receive(joining.token, joining.seen_at)
+        joining.deadline = now + PROGRESS_S
+        joining.claimed = None  # a claim under way is void by the peer's veto, or in force without our help
+        self.decisions.append(Fetch(joining.token, offer.fields[2]))
+
+    def _install(self, joining: Joining, snapshot: Snapshot, now: float) -> None:
+        """Go on from a snapshot, and make up for what has come since."""
+        assert snapshot.head is not None  # noqa: S101 - complete
+        self._hub.install(snapshot, now)
+        self._claims = dict.fromkeys(snapshot.head.claims)
+        self._joining = Joining("", 0.0)
+        self.role = Role.SYNCED
+        self._await_checkpoint(now)
+        self._began_at = now
+        self.decisions.append(Stop(joining.token))
+        for entry in joining.buffer:
+            if isinstance(entry, Publication):
+                self._hub.publish(entry.pattern, entry.channel, entry.payload, entry.now, entry.wall)
+            else:
+                self._act(entry, now)
+        self._hub.flush(now)
+        self.decisions.append(Synced(self._hub.log.epoch.name, How.JOINED))
+
+    # Holding the log.
+
+    def _act(self, message: Message, now: float) -> None:
+        match message.kind:
+            case Kind.JOIN if message.node != self._node:
+                self.offers.prepare(message, self._claims, now)
+            case Kind.OFFER:
+                self.offers.settle(message, is_ours=message.node == self._node)
+            case Kind.CLAIM:
+                self._note_claim(message.fields[0])
+                self._publish(Kind.VETO, message.fields[0])
+            case Kind.VETO:
+                self._claims.pop(message.fields[0], None)
+            case Kind.CONFIRM if message.fields[0] in self._claims:
+                self._begin_epoch(message.fields[0], GapReason.EPOCH, How.SWITCHED, now)
+            case Kind.CHECKPOINT:
+                self._compare(message, now)
+            case Kind.DIVERGED:
+                self._diverge(message, now)
+            case _:
+                pass
+
+    def _note_claim(self, epoch: str) -> None:
+        self._claims[epoch] = None
+        if len(self._claims) > MAX_CLAIMS:
+            del self._claims[next(iter(self._claims))]
+
+    def _begin_epoch(self, epoch: str, reason: GapReason, how: How, now: float) -> None:
+        self._claims.clear()
+        self.role = Role.SYNCED
+        self._await_checkpoint(now)
+        self._began_at = now
+        self._hub.begin_epoch(epoch, reason, now)
+        self.decisions.append(Synced(epoch, how))
+
+    def _await_checkpoint(self, now: float) -> None:
+        self._checkpoint_at = now + CHECKPOINT_S * (1 + self._random() / 4)
+
+    def _compare(self, checkpoint: Message, now: float) -> None:
+        """Compare a peer's hash with ours."""
+        self._await_checkpoint(now)
+        log = self._hub.log
+        verdict, _ = log.locate(checkpoint.fields[0])
+        if verdict in {Verdict.VERIFIED, Verdict.STALE}:  # of an older epoch: sent before this one began
+            return
+        if verdict in {Verdict.UNKNOWN_EPOCH, Verdict.NEWER_EPOCH} and now - self._began_at < GRACE_S:
+            return
+        ours = log.epoch.name
+        theirs, _, _ = checkpoint.fields[0].partition("-")
+        epochs = ours if theirs == ours else f"{ours},{theirs}"
+        self._publish(Kind.DIVERGED, epochs, self._draw(), checkpoint.node)
+
+    def _diverge(self, message: Message, now: float) -> None:
+        epochs, to, accused = message.fields
+        if self._hub.log.epoch.name not in epochs.split(","):
+            return
+        self._begin_epoch(to, GapReason.EPOCH, How.SWITCHED, now)
+        if self._node not in {message.node, accused}:
+            return
+        self.divergences += 1
+        self._diverged_at.append(now)
+        if len(self._diverged_at) == DIVERGENCES and now - self._diverged_at[0] < DIVERGENCE_S:
+            self._diverged_at.clear()
+            self.offers.drop()
+            self.role = Role.LEFT
+            self.decisions.append(Leave(AWAY_S[0] + self._random() * (AWAY_S[1] - AWAY_S[0])))
+
+    def _publish(self, kind: Kind, *fields: str) -> None:
+        self.decisions.append(Publish(kind, self._control.write(kind, *fields)))

@@ -1,0 +1,408 @@
+"""One gateway process as the simulation runs it: the shipping core, and a shell of virtual parts.
+
+The shell does what `gateway`, `source` and the transport of snapshots do, in their order: a read
+batch, the decisions it leads to, a flush, and the hub's steps until it is idle.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from sse_gateway.control import Control, Kind
+from sse_gateway.hub import Hub
+from sse_gateway.reasons import CloseReason
+from sse_gateway.replica import Fetch, Leave, Publish, Replica, Serve, Stop, Synced
+from tests.support.cluster_ledger import Entry
+from tests.support.cluster_redis import Reply, Sign
+from tests.support.world import BrokenPromiseError, ensure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sse_gateway.channels import RuleTable
+    from sse_gateway.hub import Limits
+    from sse_gateway.reasons import GapReason
+    from sse_gateway.channels import Rule
+    from sse_gateway.errors import MessageError
+    from sse_gateway.replica import Decision
+    from tests.support.cluster_client import Client
+    from tests.support.cluster_redis import Connection, Item
+    from tests.support.cluster_run import Run
+
+KEY = b"k" * 16
+CONTROL = b"__sse_gateway:sim"
+TICK_S = 0.05
+HUB_TICKS = 5
+"""Ticks of the replica for each of the hub."""
+
+LIVENESS_S = 5.0
+"""Without a byte for so long, a link is given up."""
+
+_DIGITS = string.digits + string.ascii_lowercase
+
+
+class WatchedHub(Hub):
+    """The hub, which tells the oracle what id it gives to each message."""
+
+    watcher: Node
+
+    def publish(
+        self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
+    ) -> tuple[Rule, MessageError] | None:
+        """See `Hub`."""
+        before = self.log.head
+        taken = super().publish(pattern, channel, payload, now, wall)
+        if self.log.head != before:
+            self.watcher.run.ledger.note(self.log.cursor(self.log.head), channel, payload)
+        return taken
+
+    def begin_epoch(self, name: str, reason: GapReason, now: float) -> None:
+        """See `Hub`."""
+        before = self.log.cursor(self.log.head) if self.log.epochs else None
+        super().begin_epoch(name, reason, now)
+        self.watcher.epoch_began(name, self.log.cursor(self.log.head), before)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a node is made of; mutants put others in their place."""
+
+    hub: type[WatchedHub] = WatchedHub
+    replica: type[Replica] = Replica
+    control: type[Control] = Control
+    tells_link: bool = True
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """A node's configuration.
+
+    Attributes:
+        family: Which log it shares.
+        host: Where it runs.
+        table: Its rules.
+        limits: Its bounds.
+        fingerprint: Of its configuration.
+        patterns: What it subscribes to.
+    """
+
+    family: int
+    host: int
+    table: RuleTable
+    limits: Limits
+    fingerprint: str
+    patterns: frozenset[bytes]
+
+
+Claim: TypeAlias = tuple[str, float]
+
+
+class Node:
+    """One process, from its start to its end.
+
+    Attributes:
+        run: The simulation.
+        kit: Its configuration.
+        name: In control messages.
+        clients: Open streams by descriptor.
+        connection: To Redis, or None.
+        is_dead: It was killed, or has stopped.
+        stopped_until: It does nothing before.
+        is_late: Its own publishes are late or it did nothing for a while: it need not have objected in time.
+        installs: Snapshots it has installed.
+    """
+
+    def __init__(self, run: Run, kit: Kit, parts: Parts) -> None:
+        self.run = run
+        self.kit = kit
+        self.parts = parts
+        self.name = self._draw()
+        self.clients: dict[int, Client] = {}
+        self.connection: Connection | None = None
+        self.is_dead = False
+        self.stopped_until = 0.0
+        self.late_at = -1.0
+        self.rejoined_at = -1.0
+        self.claims: dict[str, float] = {}
+        self.hub = parts.hub(kit.table, kit.limits, KEY, self._write)
+        self.hub.watcher = self
+        control = parts.control(self.name, kit.fingerprint, run.secret)
+        self.replica = parts.replica(
+            self.hub, control, self.name, draw=self._draw, random=run.rng.random, is_local=self._is_local
+        )
+        self._clock = run.rng.uniform(0, 1e5)
+        self._ticks = 0
+        self._is_reading = False
+        self._is_up = False  # the marker has come back
+        self._heard_at = run.now
+        self._out_at = 0.0
+        run.after(run.rng.uniform(0, TICK_S), self._tick)
+        run.after(run.rng.uniform(0, 0.05), self.connect)
+
+    @property
+    def now(self) -> float:
+        """Its own clock."""
+        return self.run.now + self._clock
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether it takes new streams."""
+        return not self.is_dead and self.replica.is_synced and self.run.now >= self.stopped_until
+
+    @property
+    def head(self) -> str:
+        """Id of its log's head."""
+        return self.hub.log.cursor(self.hub.log.head) if self.hub.log.epochs else ""
+
+    def __str__(self) -> str:
+        return f"{self.name[-4:]}/{self.kit.family}"
+
+    # Life.
+
+    def connect(self) -> None:
+        """Connect to Redis, or try again soon."""
+        if self.is_dead or self.connection is not None:
+            return
+        self.connection = self.run.redis.connect(self._wake)
+        self._heard_at = self.run.now
+        if self.connection is None:
+            self.run.after(self.run.rng.uniform(0.05, 0.4), self.connect)
+
+    def kill(self) -> None:
+        """Die at once, as by SIGKILL: every stream is cut where it is."""
+        self.is_dead = True
+        self.run.trace("kill", self)
+        self._drop_link(noticed=self.run.rng.random() < 0.8)
+        for client in list(self.clients.values()):
+            client.lose()
+        self.clients.clear()
+        self.run.transport.left(self)
+
+    def stop(self) -> None:
+        """End in order: every stream gets its last word."""
+        self.run.trace("stop", self)
+        self.farewell_all()
+        self.is_dead = True
+        self._drop_link(noticed=True)
+        self.run.transport.left(self)
+
+    def farewell_all(self) -> None:
+        """End all streams with a word."""
+        for client in list(self.clients.values()):
+            client.farewell(CloseReason.DRAIN)
+
+    def freeze(self, seconds: float) -> None:
+        """Do nothing for a while, as after SIGSTOP."""
+        self.stopped_until = max(self.stopped_until, self.run.now + seconds)
+
+    def _drop_link(self, *, noticed: bool) -> None:
+        connection, self.connection = self.connection, None
+        self._is_up = False
+        if connection is not None and noticed:
+            self.run.redis.forget(connection)
+        elif connection is not None:
+            connection.is_deaf = True
+            self.run.after(self.run.rng.uniform(1, 8), self.run.redis.forget, connection)
+
+    # The link.
+
+    def _wake(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self.run.after(self.run.latency(), self._read)
+
+    def _read(self) -> None:
+        """Read a batch, as far as it has come."""
+        self._is_reading = False
+        connection = self.connection
+        if self.is_dead or connection is None:
+            return
+        wait = max(self.stopped_until, connection.paused_until) - self.run.now
+        if wait > 0:
+            self._read_later(wait)
+            return
+        for _ in range(self.run.rng.choice([1, 2, 5, 50])):
+            if not connection.items:
+                break
+            item = connection.items[0]
+            if isinstance(item, Entry | Reply) and item.at + connection.delay_s > self.run.now:
+                self._read_later(item.at + connection.delay_s - self.run.now)
+                break
+            connection.items.popleft()
+            self._heard_at = self.run.now
+            self._take(item)
+            if self.connection is not connection:
+                break
+        self._settle()
+        if self.connection is connection and connection.items and not self._is_reading:
+            self._read_later(self.run.latency())
+
+    def _read_later(self, wait: float) -> None:
+        self._is_reading = True
+        self.run.after(wait, self._read)
+
+    def _take(self, item: Item) -> None:
+        if item is Sign.END:
+            self._lose_link()
+        elif item is Sign.MARKER:
+            self._is_up = True
+            if self.parts.tells_link or not self.replica.is_synced:
+                self.replica.connected(self.now)
+        elif isinstance(item, Reply):
+            self.replica.published(item.kind, item.receivers)
+        elif isinstance(item, Entry) and self._is_up:
+            self._take_entry(item)
+        self._decide()
+
+    def _take_entry(self, entry: Entry) -> None:
+        if not entry.patterns:
+            self._note_claim(entry)
+            self.replica.entry(entry.payload, self.now)
+            return
+        for pattern in entry.patterns:
+            if pattern in self.kit.patterns:
+                self.replica.message(pattern, entry.channel, entry.payload, self.now, 1.7e9 + self.run.now)
+
+    def _lose_link(self) -> None:
+        """The link is gone, and we know it."""
+        if self.connection is not None:
+            self.run.redis.forget(self.connection)
+        self.connection = None
+        self._is_up = False
+        self.run.trace("lost", self)
+        if self.parts.tells_link:
+            self.replica.lost()
+            self._decide()
+        self.run.after(self.run.rng.choice([0.0, 0.05, 0.3, 1.0]), self.connect)
+
+    def _note_claim(self, entry: Entry) -> None:
+        """Remember whose claims we have to object to."""
+        words = entry.payload.split(b" ")
+        if len(words) > 5 and words[1] == b"CLAIM" and self.replica.is_synced:
+            self.claims[words[5].decode()] = self.run.now
+
+    def objects_to(self, epoch: str, at: float) -> bool:
+        """Whether it must have objected to a claim by then, as nothing hindered it."""
+        seen = self.claims.get(epoch)
+        return not (
+            seen is None
+            or seen + 0.2 > at
+            or self.is_dead
+            or self.connection is None
+            or self.connection.is_deaf
+            or max(self.late_at, self.rejoined_at, self.stopped_until) >= seen
+        )
+
+    # Decisions.
+
+    def _decide(self) -> None:
+        """Carry out what the replica has decided."""
+        decisions, self.replica.decisions[:] = list(self.replica.decisions), []
+        for decision in decisions:
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case Publish(kind, payload):
+                self._publish(kind, payload)
+            case Serve():
+                self.run.transport.serve(self, decision)
+            case Fetch():
+                self.run.transport.fetch(self, decision)
+            case Stop(token):
+                self.run.transport.stop(self, token)
+            case Synced(epoch, how):
+                self.run.synced(self, epoch, how)
+            case Leave(seconds):
+                self._leave(seconds)
+
+    def _publish(self, kind: Kind, payload: bytes) -> None:
+        self.run.trace("publish", self, payload.decode())
+        connection = self.connection
+        if connection is not None:
+            late = self.run.latency()
+            self._out_at = max(self._out_at, self.run.now + late)
+            self.run.at(self._out_at, self.run.redis.publish_own, connection, kind, CONTROL, payload)
+
+    def _leave(self, seconds: float) -> None:
+        ensure(60 <= seconds <= 600, "away for", seconds)
+        self.run.trace("leave", self)
+        self.run.left += 1
+        self.farewell_all()
+        self._drop_link(noticed=True)
+        self.replica.lost()
+        self._decide()
+        self.run.after(self.run.rng.uniform(1, 3), self.connect)  # sooner: the time has no meaning here
+
+    def epoch_began(self, name: str, text: str, before: str | None) -> None:
+        """Tell the oracle."""
+        self.run.epoch_began(self, name, text, before)
+
+    # The clock, and what is due.
+
+    def _tick(self) -> None:
+        if self.is_dead:
+            return
+        wait = self.stopped_until - self.run.now
+        self.run.after(TICK_S if wait <= 0 else wait, self._tick)
+        if wait > 0:
+            self.late_at = self.stopped_until
+            return
+        connection = self.connection
+        if connection is not None and (connection.is_deaf or connection.items):
+            silent = self.run.now - self._heard_at
+            if silent > LIVENESS_S:
+                self.run.redis.forget(connection) if self.run.rng.random() < 0.5 else self._drop_link(noticed=False)
+                self._lose_link()
+        self.replica.tick(self.now)
+        self._decide()
+        self._ticks += 1
+        if self._ticks % HUB_TICKS == 0:
+            self.hub.tick(self.now, live=self.replica.is_synced)
+        self._settle()
+
+    def _settle(self) -> None:
+        """End a turn of the loop: everything due goes out."""
+        self.hub.flush(self.now)
+        self.pump()
+
+    def pump(self) -> None:
+        """Have the hub do its work."""
+        hub, now = self.hub, self.now
+        while hub.is_busy:
+            hub.step(now)
+            hub.observe(now)
+
+    def serve_block(self, token: str, block: bytes) -> bool:
+        """Take a block of a snapshot."""
+        is_wanted = self.replica.block(token, block, self.now)
+        self._decide()
+        self._settle()
+        return is_wanted
+
+    def served(self, token: str) -> None:
+        """A snapshot of ours has been handed over, or could not be."""
+        self.replica.served(token)
+        self._decide()
+
+    # What the core asks for.
+
+    def _write(self, fd: int, data: bytes) -> int:
+        client = self.clients.get(fd)
+        if client is None:
+            raise BrokenPromiseError("written to a descriptor that is closed (I11)")
+        return client.write(data)
+
+    def _draw(self) -> str:
+        """12 digits that ascend with time."""
+        stamp, digits = int(1e8 + self.run.now * 1000), ""
+        for _ in range(8):
+            stamp, digit = divmod(stamp, 36)
+            digits = _DIGITS[digit] + digits
+        return digits + "".join(self.run.rng.choices(_DIGITS, k=4))
+
+    def _is_local(self, name: str) -> bool:
+        return any(node.name == name and node.kit.host == self.kit.host for node in self.run.nodes)
