@@ -214,7 +214,7 @@ class Handover:
             if part is None:
                 return
             if part:
-                async with _within(self._patience_s, "the joiner took nothing"):
+                async with _within(self._patience_s, "nothing was taken"):
                     await way.put(part)
                 self.sent_bytes += len(part)
             else:
@@ -251,7 +251,7 @@ class Handover:
             writer.write(token.encode() + b"\n")
             await self._send(SocketWay(reader, writer), blocks)
             writer.close()
-            async with _within(self._patience_s, "the joiner took nothing"):
+            async with _within(self._patience_s, "nothing was taken"):
                 await writer.wait_closed()
         finally:
             writer.transport.abort()

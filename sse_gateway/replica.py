@@ -25,15 +25,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from sse_gateway.checkpoints import Checkpoints
 from sse_gateway.control import Kind
 from sse_gateway.decisions import Fetch, How, Leave, Publish, Stop, Synced
 from sse_gateway.errors import SnapshotError
 from sse_gateway.joining import Joining, Publication
-from sse_gateway.log import Verdict
 from sse_gateway.offers import Offers
 from sse_gateway.reasons import GapReason
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from sse_gateway.decisions import Decision
     from sse_gateway.errors import MessageError
     from sse_gateway.hub import Hub
-    from sse_gateway.snapshot import Snapshot
 
 JOIN_S = 0.5
 """Without an offer for this long, we claim."""
@@ -59,21 +57,11 @@ PROGRESS_S = 2.0
 REJOIN_S = 5.0
 """The patience with a JOIN doubles with each claim that was vetoed, up to this."""
 
-CHECKPOINT_S = 0.5
-"""Time between two checkpoints of anybody."""
-
-GRACE_S = 5.0
-"""For so long after an epoch has begun, a node that was slow may still send checkpoints of another."""
-
 PEER_S = 60.0
 """Whoever was heard in this time may be ahead of us."""
 
 MAX_CLAIMS = 64
 """Claims undecided at the same time; beyond, the oldest is forgotten."""
-
-DIVERGENCES = 3
-DIVERGENCE_S = 300.0
-"""So many divergences in this time, and we leave."""
 
 AWAY_S = (60.0, 600.0)
 """How long we stay away then."""
@@ -97,7 +85,7 @@ class Replica:
         decisions: What the caller has to do; it takes them after every call.
         joins: Attempts to get the log.
         offers: The snapshots that we give.
-        divergences: Divergences that this node took part in.
+        checkpoints: Compare the nodes' logs.
     """
 
     def __init__(
@@ -124,7 +112,7 @@ class Replica:
         self.decisions: list[Decision] = []
         self.joins = 0
         self.offers = Offers(hub, publish=self._publish, decide=self.decisions.append, random=random, is_local=is_local)
-        self.divergences = 0
+        self.checkpoints = Checkpoints(hub.log, random)
         self._hub = hub
         self._control = control
         self._node = node
@@ -134,10 +122,7 @@ class Replica:
         self._claims: dict[str, None] = {}
         self._receivers: dict[Kind, int] = {}
         self._patience_s = JOIN_S
-        self._checkpoint_at = 0.0
-        self._began_at = 0.0
         self._peer_at = -PEER_S
-        self._diverged_at: deque[float] = deque(maxlen=DIVERGENCES)
 
     @property
     def is_synced(self) -> bool:
@@ -202,8 +187,7 @@ class Replica:
         self._hub.placement.has_peers = now - self._peer_at < PEER_S
         if self.role is Role.SYNCED:
             self.offers.make(now)
-            if now >= self._checkpoint_at:
-                self._await_checkpoint(now)
+            if self.checkpoints.is_due(now):
                 self._publish(Kind.CHECKPOINT, self._hub.log.cursor(self._hub.log.head))
         elif self.role in {Role.JOINING, Role.BUFFERING} and now >= self._joining.deadline:
             self._hurry(now)
@@ -211,14 +195,20 @@ class Replica:
     # Snapshots.
 
     def block(self, token: str, block: bytes, now: float) -> bool:
-        """Take the next block of a snapshot; False if no more of it is wanted."""
+        """Take the next block of a snapshot; False if no more of it is wanted.
+
+        On one host it may overtake the log: the OFFER, and even our own JOIN, are then still to come.
+        """
         joining = self._joining
-        if self.role is not Role.BUFFERING or token != joining.token or joining.snapshot is None:
+        if not self.is_joining or token != joining.token:
             return False
+        if joining.snapshot is None:
+            self._expect(joining, now)
+        assert joining.snapshot is not None  # noqa: S101 - see above
         try:
             joining.snapshot.add(block)
             if joining.snapshot.is_complete:
-                self._install(joining, joining.snapshot, now)
+                self._install(joining, now)
                 return False
         except SnapshotError:
             self._join(now)
@@ -246,7 +236,9 @@ class Replica:
         self._claims.clear()
         self._joining.seen_at = now
         self._joining.deadline = now + self._patience_s * (1 + self._random() / 4)
-        if self._receivers.get(Kind.JOIN) == 1:  # nobody but us is subscribed
+        if self._joining.snapshot is not None:
+            self._install(self._joining, now)
+        elif self._receivers.get(Kind.JOIN) == 1:  # nobody but us is subscribed
             self._claim(now)
 
     def _abandon(self) -> None:
@@ -309,21 +301,25 @@ class Replica:
             self._join(now)
 
     def _accept(self, offer: Message, joining: Joining, now: float) -> None:
-        assert joining.seen_at is not None  # noqa: S101 - set in BUFFERING
-        joining.snapshot = self._hub.receive(joining.token, joining.seen_at)
+        self._expect(joining, now)
         joining.deadline = now + PROGRESS_S
-        joining.claimed = None  # a claim under way is void by the peer's veto, or in force without our help
         self.decisions.append(Fetch(joining.token, offer.fields[2]))
 
-    def _install(self, joining: Joining, snapshot: Snapshot, now: float) -> None:
-        """Go on from a snapshot, and make up for what has come since."""
-        assert snapshot.head is not None  # noqa: S101 - complete
+    def _expect(self, joining: Joining, now: float) -> None:
+        """A snapshot is coming."""
+        joining.snapshot = self._hub.receive(joining.token, joining.seen_at or now)
+        joining.claimed = None  # a claim under way is void by the peer's veto, or in force without our help
+
+    def _install(self, joining: Joining, now: float) -> None:
+        """Go on from the snapshot if it is there, and our JOIN too; make up for what has come since."""
+        snapshot = joining.snapshot
+        if snapshot is None or snapshot.head is None or not snapshot.is_complete or joining.seen_at is None:
+            return
         self._hub.install(snapshot, now)
         self._claims = dict.fromkeys(snapshot.head.claims)
         self._joining = Joining("", 0.0)
         self.role = Role.SYNCED
-        self._await_checkpoint(now)
-        self._began_at = now
+        self.checkpoints.begin(now)
         self.decisions.append(Stop(joining.token))
         for entry in joining.buffer:
             if isinstance(entry, Publication):
@@ -363,39 +359,20 @@ class Replica:
     def _begin_epoch(self, epoch: str, reason: GapReason, how: How, now: float) -> None:
         self._claims.clear()
         self.role = Role.SYNCED
-        self._await_checkpoint(now)
-        self._began_at = now
+        self.checkpoints.begin(now)
         self._hub.begin_epoch(epoch, reason, now)
         self.decisions.append(Synced(epoch, how))
 
-    def _await_checkpoint(self, now: float) -> None:
-        self._checkpoint_at = now + CHECKPOINT_S * (1 + self._random() / 4)
-
     def _compare(self, checkpoint: Message, now: float) -> None:
-        """Compare a peer's hash with ours."""
-        self._await_checkpoint(now)
-        log = self._hub.log
-        verdict, _ = log.locate(checkpoint.fields[0])
-        if verdict in {Verdict.VERIFIED, Verdict.STALE}:  # of an older epoch: sent before this one began
-            return
-        if verdict in {Verdict.UNKNOWN_EPOCH, Verdict.NEWER_EPOCH} and now - self._began_at < GRACE_S:
-            return
-        ours = log.epoch.name
-        theirs, _, _ = checkpoint.fields[0].partition("-")
-        epochs = ours if theirs == ours else f"{ours},{theirs}"
-        self._publish(Kind.DIVERGED, epochs, self._draw(), checkpoint.node)
+        if epochs := self.checkpoints.contested(checkpoint.fields[0], now):
+            self._publish(Kind.DIVERGED, ",".join(epochs), self._draw(), checkpoint.node)
 
     def _diverge(self, message: Message, now: float) -> None:
         epochs, to, accused = message.fields
         if self._hub.log.epoch.name not in epochs.split(","):
             return
         self._begin_epoch(to, GapReason.EPOCH, How.SWITCHED, now)
-        if self._node not in {message.node, accused}:
-            return
-        self.divergences += 1
-        self._diverged_at.append(now)
-        if len(self._diverged_at) == DIVERGENCES and now - self._diverged_at[0] < DIVERGENCE_S:
-            self._diverged_at.clear()
+        if self._node in {message.node, accused} and self.checkpoints.took_part(now):
             self.offers.drop()
             self.role = Role.LEFT
             self.decisions.append(Leave(AWAY_S[0] + self._random() * (AWAY_S[1] - AWAY_S[0])))

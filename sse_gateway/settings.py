@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
@@ -19,6 +19,7 @@ from sse_gateway.channels import QueueBounds, Rule, WindowBounds
 from sse_gateway.reasons import Format, Policy
 from sse_gateway.values import (
     MAX_WORKERS,
+    REVEALED,
     ClusterName,
     ClusterSecret,
     Duration,
@@ -250,6 +251,10 @@ class Settings(_Section):
         if self.workers != "auto":
             return self.workers
         return min(len(os.sched_getaffinity(0)), self.limits.connections, MAX_WORKERS)
+
+    def document(self) -> dict[str, Any]:
+        """What `model_validate` takes, with its secrets: for processes of our own."""
+        return self.model_dump(mode="json", by_alias=True, context=REVEALED)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -31,6 +31,7 @@ from redis.backoff import EqualJitterBackoff
 from sse_gateway.errors import ConfigError, SourceError
 from sse_gateway.link import Link, open_link, text_of
 from sse_gateway.logs import log_event
+from sse_gateway.redis_login import log_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -204,7 +205,7 @@ class Source:
 
     async def _greet(self, link: Link) -> None:
         """Log in, and judge the server."""
-        hello = await self._hello(link)
+        hello = await log_in(link)
         if hello.get(b"mode") == b"cluster":
             problem = (
                 "redis.url: the server runs in Cluster mode, where no two subscribers see the same order; "
@@ -216,24 +217,6 @@ class Source:
             raise SourceError(f"the server calls itself {kind!r}; Redis or Valkey is needed")
         await self._check_loading(link)
         self.server = Server(kind, version, await self._run_id(link))
-
-    async def _hello(self, link: Link) -> dict[bytes, object]:
-        """Log in with RESP3.
-
-        Raises:
-            SourceError: The server refused, or does not know the command.
-        """
-        user, password = link.credentials
-        auth = [b"AUTH", user or b"default", password] if password else []
-        try:
-            hello = await link.call(b"HELLO", b"3", *auth, b"SETNAME", b"sse-gateway")
-        except SourceError as error:
-            if not str(error).startswith(("ERR unknown command", "NOPROTO")):
-                raise
-            hello = None  # and not quoted: Redis 5 repeats the command, password and all
-        if not isinstance(hello, dict):
-            raise SourceError("the server does not speak RESP3: Redis 6 or later, or Valkey, is needed")
-        return hello
 
     async def _check_loading(self, link: Link) -> None:
         try:

@@ -18,13 +18,27 @@ PACKAGE = Path(__file__).parent.parent / "sse_gateway"
 LAYERS: dict[int, frozenset[str]] = {
     0: frozenset({"__init__", "channels", "cursor", "errors", "events", "reasons"}),
     1: frozenset(
-        {"audience", "audiences", "decoder", "delivery", "frames", "history", "hold", "intake", "log"}
-        | {"opening", "outbox", "reader", "replay", "subscription", "tally", "timeline", "window"}
+        {
+            "audience",
+            "audiences",
+            "checkpoints",
+            "control",
+            "cut",
+            "decisions",
+            "decoder",
+            "delivery",
+            "frames",
+            "history",
+            "hold",
+        }
+        | {"intake", "joining", "log", "opening", "outbox", "placement", "reader", "replay", "snapshot"}
+        | {"subscription", "tally", "timeline", "window"}
     ),
-    2: frozenset({"hub"}),
+    2: frozenset({"hub", "offers", "replica"}),
     3: frozenset(
-        {"admin", "config", "conflicts", "document", "http", "link", "logs", "metrics", "overrides"}
-        | {"quantities", "redis_url", "settings", "source", "stream", "streams", "systemd"}
+        {"admin", "config", "conflicts", "document", "handover", "http", "link", "listeners", "logs", "member"}
+        | {"metrics", "overrides", "parts", "quantities", "redis_login", "redis_url", "settings", "source", "stream"}
+        | {"streams", "systemd"}
     ),
     4: frozenset(
         {"__main__", "cli", "demo", "demo_relay", "demo_samples", "demo_site", "demo_valkey"}

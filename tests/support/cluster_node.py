@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from sse_gateway.control import Control, Kind
+from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
 from sse_gateway.hub import Hub
 from sse_gateway.reasons import CloseReason
-from sse_gateway.replica import Fetch, Leave, Publish, Replica, Serve, Stop, Synced
+from sse_gateway.replica import Replica
 from tests.support.cluster_ledger import Entry
 from tests.support.cluster_redis import Reply, Sign
 from tests.support.world import BrokenPromiseError, ensure
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sse_gateway.reasons import GapReason
     from sse_gateway.channels import Rule
     from sse_gateway.errors import MessageError
-    from sse_gateway.replica import Decision
+    from sse_gateway.decisions import Decision
     from tests.support.cluster_client import Client
     from tests.support.cluster_redis import Connection, Item
     from tests.support.cluster_run import Run
@@ -300,9 +301,11 @@ class Node:
 
     def _decide(self) -> None:
         """Carry out what the replica has decided."""
-        decisions, self.replica.decisions[:] = list(self.replica.decisions), []
-        for decision in decisions:
-            self._carry_out(decision)
+        while self.replica.decisions:
+            decisions = list(self.replica.decisions)
+            self.replica.decisions.clear()
+            for decision in decisions:
+                self._carry_out(decision)
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:

@@ -25,7 +25,7 @@ from tests.support.world import BrokenPromiseError, ensure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sse_gateway.replica import How
+    from sse_gateway.decisions import How
 
 HEAL_S = 30.0
 """Virtual seconds in which everything must be well again after the last fault."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sse_gateway.replica import Fetch, Serve
+    from sse_gateway.decisions import Fetch, Serve
     from tests.support.cluster_node import Node
     from tests.support.cluster_run import Run
 

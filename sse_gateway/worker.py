@@ -1,0 +1,191 @@
+"""One worker process: a gateway that takes its orders from the supervisor.
+
+Run as ``python -m sse_gateway.worker DESCRIPTOR`` by the supervisor alone; all it needs to know comes
+through that socket.
+
+Rules:
+    1. It reports when something changes, when asked, and in any case every so often: whoever is
+       silent for the watchdog's time is taken for hung.
+    2. Without a supervisor there is no worker: when the socket ends it stops as on SIGTERM, and
+       lets go of the listening sockets at once, so that a new supervisor can have the address.
+    3. Ctrl-C and a hang-up of the terminal reach the supervisor, which knows what to do; SIGTERM,
+       which some service managers send to every process, is obeyed here as well.
+    4. It accepts connections once it is ready: until then they wait in the kernel, where a client
+       waits a second, while a refusal would send it away for many. But not for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import math
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import uvloop
+
+from sse_gateway.aggregate import snapshot
+from sse_gateway.errors import ConfigError, GatewayError
+from sse_gateway.gateway import Gateway
+from sse_gateway.logs import configure_logging, log_event
+from sse_gateway.orders import VERSION, Accept, Ask, Drain, Refused, Report, Start, Stop, Up, Wire
+from sse_gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.core import Metric
+
+EXIT_OK = 0
+EXIT_INTERNAL = 70
+EXIT_CONFIG = 78
+
+LOOK_S = 0.05
+"""How often it looks whether its readiness has changed."""
+
+MAX_WAITING = 1 << 20
+"""Bytes that the supervisor has not taken; beyond, nothing is reported unasked."""
+
+BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that wait, from before the process begins until it has its handlers."""
+
+_LOG_FLUSH_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """Run the process."""
+    faulthandler.enable()  # SIGABRT, which ends a worker that hangs, shows where
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.set_inheritable(False)
+    sys.exit(uvloop.run(_live(sock)))
+
+
+async def _live(sock: socket.socket) -> int:
+    wire = await Wire.open(sock)
+    try:
+        start = await wire.receive()
+        return await _work(wire, start) if isinstance(start, Start) else EXIT_OK
+    finally:
+        await wire.close()
+
+
+async def _work(wire: Wire, start: Start) -> int:
+    """Work until the end; returns the exit code."""
+    settings = Settings.model_validate(start.settings)
+    logs = configure_logging(settings.log.level, settings.log.format, fields={"worker": start.slot})
+    try:
+        await Worker(wire, start, settings).run()
+    except ConfigError as error:
+        wire.send(Refused(list(error.problems)))
+        return EXIT_CONFIG
+    except Exception as error:  # noqa: BLE001 - I9: logged, and the process ends
+        log_event(_log, logging.CRITICAL, "process.failed", exc=error)
+        return EXIT_INTERNAL
+    finally:
+        logs.close(_LOG_FLUSH_S)
+    return EXIT_OK
+
+
+class Worker:
+    """The gateway, and what the supervisor hears of it and tells it."""
+
+    def __init__(self, wire: Wire, start: Start, settings: Settings) -> None:
+        """Wire the gateway; needs a running loop."""
+        self._wire = wire
+        self._start = start
+        self._gateway = Gateway(settings, handover_dir=Path(start.handover_dir))
+        self._up = asyncio.Event()
+        self._may_accept = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Work until the end.
+
+        Raises:
+            ConfigError: The configuration proved bad at run time.
+            GatewayError: The supervisor is of another version.
+        """
+        if self._start.version != VERSION:
+            raise GatewayError("the supervisor is of another version: restart the service")
+        sockets = [socket.socket(fileno=descriptor) for descriptor in self._start.listeners]
+        for sock in sockets:
+            sock.set_inheritable(False)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._gateway.end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+        for work in (self._obey(), self._watch(), self._admit()):
+            task = asyncio.create_task(work)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+        try:
+            await self._gateway.run(self._started, sockets)
+        finally:
+            self._report(self._gateway.metrics.counters())
+            for task in self._tasks:
+                task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._gateway.source_failed(error)
+
+    def _started(self) -> None:
+        self._wire.send(Up(self._gateway.streams.limit))
+        self._up.set()
+
+    async def _obey(self) -> None:
+        """Follow orders, until the supervisor has gone."""
+        while (message := await self._wire.receive()) is not None:
+            match message:
+                case Accept():
+                    self._may_accept = True
+                case Ask(number=number, metrics=True):
+                    self._report(self._gateway.metrics.registry.collect(), number)
+                case Ask(number=number):
+                    self._report((), number)
+                case Drain(refuse=refuse):
+                    self._gateway.stop(refuse=refuse)
+                case Stop():
+                    self._gateway.stop()
+                    self._gateway.streams.hurry()
+                case _:
+                    pass
+        self._gateway.deafen()
+        self._gateway.stop()
+
+    async def _admit(self) -> None:
+        """Accept connections when the time has come."""
+        await self._up.wait()
+        hold_s = self._start.hold_s
+        until = time.monotonic() + (math.inf if hold_s is None else hold_s)
+        while not self._may_accept and time.monotonic() < until:
+            if hold_s is not None and not self._gateway.unready():
+                break
+            await asyncio.sleep(LOOK_S)
+        await self._gateway.accept()
+
+    async def _watch(self) -> None:
+        """Report what changes, and that we live."""
+        await self._up.wait()
+        told: list[str] | None = None
+        due = 0.0
+        while True:
+            now, reasons = time.monotonic(), self._gateway.unready()
+            if (reasons != told or now >= due) and self._wire.waiting < MAX_WAITING:
+                told, due = reasons, now + self._start.beat_s
+                self._report(self._gateway.metrics.counters())
+            await asyncio.sleep(LOOK_S)
+
+    def _report(self, metrics: Iterable[Metric], answers: int = 0) -> None:
+        self._wire.send(Report(self._gateway.unready(), snapshot(metrics), answers))
+
+
+if __name__ == "__main__":
+    main()
