@@ -187,6 +187,11 @@ class History:
         """
         entries: list[list[Event | Mark]] = [[Mark(position, None) for position in found] for found in abandoned]
         windows = [self._take_over(held, entries[held.rule], now) for held in channels]
+        known = set(windows)
+        for window in self.windows.values():
+            mark = marks[window.rule.index]
+            if mark >= 0 and window not in known:  # it may be one of those that were forgotten there
+                self._lose_track(window, mark)
         for timeline, found in zip(self.timelines, entries, strict=True):
             for entry in sorted(found, key=_BY_POSITION):
                 timeline.append(entry)
@@ -205,12 +210,12 @@ class History:
         window = self.windows.get(held.name)
         if window is None:
             window = self._make(held.name, rule, now)
-            if not held.lost:
-                window.newest_loss = window.forgotten = max(window.newest_loss, held.newest_loss)
         window.used_at = max(window.used_at, held.used_at) if len(window) else held.used_at
         if held.lost:
             self._lose(window, held)
             entries.append(Mark(window.newest_loss, window))
+        elif held.newest_loss >= 0:  # it was forgotten there, and has appeared again
+            self._lose_track(window, held.newest_loss)
         window.forgotten = max(window.forgotten, held.forgotten)
         self._drop_keys(window)
         for key in held.keys:
@@ -235,6 +240,18 @@ class History:
         self.memory += LOST_BYTES * len(held.lost)
         self.newest_losses[held.rule] = max(self.newest_losses[held.rule], window.newest_loss)
         self._lossy[window] = None
+
+    def _lose_track(self, window: Window, mark: int) -> None:
+        """Forget a channel's events and losses: up to `mark` nobody knows what it has lost."""
+        while len(window):
+            self._evict(window)
+        if window.lost:
+            self.timelines[window.rule.index].abandon(window.newest_loss)
+        self._forget_losses(window, keep=0)
+        self._lossy.pop(window, None)
+        self.serial += 1
+        window.loss_serial = self.serial
+        window.newest_loss = window.forgotten = max(window.newest_loss, mark)
 
     def _make(self, name: str, rule: Rule, now: float) -> Window:
         window = Window(name, rule, self.marks[rule.index], now)
@@ -306,15 +323,10 @@ class History:
         window.keys.clear()
 
     def _forget_channel(self, window: Window) -> None:
-        while len(window):
-            self._evict(window)
+        self._lose_track(window, -1)
         index = window.rule.index
-        if window.lost:
-            self.timelines[index].abandon(window.newest_loss)
         self.marks[index] = max(self.marks[index], window.newest_loss)
-        self._forget_losses(window, keep=0)
         self._drop_keys(window)
-        self._lossy.pop(window, None)
         del self._unread[window]
         del self.windows[window.name]
 
