@@ -102,6 +102,10 @@ class RuleTable:
             if _tokens(rule.pattern.encode())[len(head) :] == (_RUN,)
         }
 
+    def matching(self, redis_channel: bytes) -> int:
+        """Count the patterns that match: so many copies of a message Redis sends, reserved channel or not."""
+        return sum(matcher.fullmatch(redis_channel) is not None for matcher, _ in self._matchers)
+
     def owner(self, redis_channel: bytes) -> Rule | None:
         """The first rule whose pattern matches; None where none does, for a reserved channel, for no name at all."""
         if redis_channel.startswith(_RESERVED) or not redis_channel:

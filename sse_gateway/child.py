@@ -61,6 +61,7 @@ class Child:
         reasons: Why new streams would not be served; None until it has said.
         problems: Why it refused its configuration.
         is_killed: Ended by us, since it did not answer.
+        exit_code: Once it has ended; a signal's number below zero.
     """
 
     def __init__(self, number: int, start: Start, wire: Wire, process: subprocess.Popen[bytes], owner: Owner) -> None:
@@ -73,6 +74,7 @@ class Child:
         self.reasons: list[str] | None = None
         self.problems: tuple[str, ...] = ()
         self.is_killed = False
+        self.exit_code = 0
         self._process = process
         self._wire = wire
         self._owner = owner
@@ -104,7 +106,8 @@ class Child:
             return None
         self._asked += 1
         number = self._asked
-        answer = self._questions[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
         self.tell(Ask(number, metrics))
         try:
             async with asyncio.timeout(within_s):
@@ -120,20 +123,19 @@ class Child:
             self.is_killed = True
             signal.pidfd_send_signal(self._pidfd, number)
 
-    async def wait(self) -> int:
-        """Wait for the end; returns its exit code, or the signal's number below zero."""
+    async def wait(self) -> None:
+        """Wait for the end."""
         await self._ended.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAR_S):
                 await asyncio.shield(self._listening)
         self._listening.cancel()
         await self._wire.close()
-        return self._process.wait()
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self._process.wait()
+        self.exit_code = self._process.wait()
         self._ended.set()
 
     async def _listen(self) -> None:
@@ -180,7 +182,7 @@ async def spawn(number: int, start: Start, env: Mapping[str, str], owner: Owner)
 def _exec(control: int, listeners: list[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - our own program
             # -P: the package that is installed, whatever lies in the working directory.
             [sys.executable, "-P", "-m", "sse_gateway.worker", str(control)],
             pass_fds=[control, *listeners],

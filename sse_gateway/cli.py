@@ -92,10 +92,10 @@ def commands() -> None:
 def serve(file: Path) -> int:
     """Run the gateway until SIGTERM or SIGINT."""
     from sse_gateway.config import load_settings
-    from sse_gateway.gateway import run
+    from sse_gateway.supervisor import Supervisor
 
     settings = load_settings(file, os.environ)
-    return _serve(settings.log.level, settings.log.format, lambda: run(settings))
+    return _serve(settings.log.level, settings.log.format, lambda: Supervisor(file, settings, os.environ).run())
 
 
 @commands.command("check-config")

@@ -31,7 +31,7 @@ from sse_gateway.http import Front, check_parser
 from sse_gateway.hub import Hub, Limits
 from sse_gateway.listeners import Listener, listening, serve_app
 from sse_gateway.logs import log_event
-from sse_gateway.member import Member, log_key
+from sse_gateway.member import Member, control_channel, log_key
 from sse_gateway.metrics import Metrics
 from sse_gateway.source import Source
 from sse_gateway.streams import Streams
@@ -104,7 +104,7 @@ class Gateway:
         self.source = Source(
             settings.redis.url.get_secret_value(),
             [rule.pattern for rule in settings.rules],
-            f"__sse_gateway:{settings.cluster.name}",
+            control_channel(settings),
             self,
             connect_timeout_s=settings.redis.connect_timeout_s,
             liveness_timeout_s=settings.redis.liveness_timeout_s,
@@ -113,6 +113,7 @@ class Gateway:
             settings,
             self.hub,
             self.source,
+            rules,
             key=key,
             directory=handover_dir,
             changed=self._on_log_change,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sse_gateway.control import Message
+    from sse_gateway.decisions import Publish
     from sse_gateway.snapshot import Snapshot
 
 BUFFER_ENTRIES = 100_000
@@ -37,9 +38,27 @@ class Joining:
         deadline: When something else has to be tried, seconds.
         snapshot: Once a peer has offered.
         claimed: The epoch that we claim.
+        join: Our PUBLISH of the JOIN.
+        claim: Our PUBLISH of the CLAIM.
+        was_alone: Nobody else was subscribed when Redis took the JOIN.
+        is_alone: Nobody else was subscribed when Redis took the CLAIM.
+        is_claim_seen: The CLAIM came back.
     """
 
-    __slots__ = ("buffer", "bytes", "claimed", "deadline", "seen_at", "snapshot", "token")
+    __slots__ = (
+        "buffer",
+        "bytes",
+        "claim",
+        "claimed",
+        "deadline",
+        "is_alone",
+        "is_claim_seen",
+        "join",
+        "seen_at",
+        "snapshot",
+        "token",
+        "was_alone",
+    )
 
     def __init__(self, token: str, deadline: float) -> None:
         self.token = token
@@ -49,6 +68,11 @@ class Joining:
         self.bytes = 0
         self.snapshot: Snapshot | None = None
         self.claimed: str | None = None
+        self.join: Publish | None = None
+        self.claim: Publish | None = None
+        self.was_alone = False
+        self.is_alone = False
+        self.is_claim_seen = False
 
     def keep(self, entry: Publication | Message, size: int) -> bool:
         """Keep what has come; False if there is no more room."""

@@ -206,7 +206,7 @@ class Link(asyncio.Protocol):
 
         Args:
             payload: The message.
-            answer: Gets the number of its receivers, before our own copy of it comes.
+            answer: Gets the number of its receivers; our own copy comes after it, before Redis 7.2 in front of it.
         """
 
         def judge(reply: object) -> None:

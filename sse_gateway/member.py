@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sse_gateway.channels import Rule
-    from sse_gateway.control import Kind
+    from sse_gateway.channels import Rule, RuleTable
     from sse_gateway.decisions import Decision
     from sse_gateway.errors import MessageError
     from sse_gateway.hub import Hub
@@ -58,6 +57,7 @@ class Member:
         settings: Settings,
         hub: Hub,
         source: Source,
+        rules: RuleTable,
         *,
         key: bytes,
         directory: Path | None,
@@ -71,6 +71,7 @@ class Member:
             settings: Configuration.
             hub: The core.
             source: The link to Redis.
+            rules: Who owns which channel.
             key: Of the log's hash.
             directory: Where nodes of this host hand over to one another; None: there are none.
             changed: Called when the log is there, or no more, and after whatever gives the hub work.
@@ -94,6 +95,7 @@ class Member:
             hub,
             self.control,
             self.name,
+            copies=1 + rules.matching(control_channel(settings).encode()),
             draw=draw_name,
             random=random.random,
             is_local=self.handover.is_local,
@@ -160,8 +162,8 @@ class Member:
 
     def _do(self, decision: Decision) -> None:
         match decision:
-            case Publish(kind, payload):
-                self._source.publish(payload, partial(self._published, kind))
+            case Publish(_, payload):
+                self._source.publish(payload, partial(self._published, decision))
             case Serve(token, joiner, via, blocks):
                 log_event(_log, logging.INFO, "snapshot.serving", joiner=joiner, via=via)
                 self.handover.serve(token, joiner, via, blocks, partial(self._served, token))
@@ -176,8 +178,14 @@ class Member:
                 log_event(_log, logging.ERROR, "log.left", away_s=round(seconds))
                 self._left(seconds)
 
-    def _published(self, kind: Kind, receivers: int) -> None:
-        self.replica.published(kind, receivers)
+    def _published(self, publish: Publish, receivers: int) -> None:
+        self.replica.published(publish, receivers, time.monotonic())
+        self._carry_out()
+
+
+def control_channel(settings: Settings) -> str:
+    """Where the nodes of a cluster talk; no rule owns it, whatever its pattern."""
+    return f"__sse_gateway:{settings.cluster.name}"
 
 
 def log_key(settings: Settings) -> bytes:

@@ -190,6 +190,34 @@ class Metrics:
         return dict(zip(self._rules, counts, strict=True))
 
 
+class Supervised(Protocol):
+    """What a supervisor counts."""
+
+    @property
+    def running(self) -> int:
+        """Workers in service."""
+
+    @property
+    def restarts(self) -> int:
+        """Workers started again, so far."""
+
+    reloads: dict[str, int]
+
+
+class SupervisorMetrics:
+    """The supervisor's own metrics; a collector for a registry."""
+
+    def __init__(self, supervisor: Supervised) -> None:
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        supervisor = self._supervisor
+        yield _gauge("workers", "Workers in service.", supervisor.running)
+        yield _counter("worker_restarts", "Workers started again, because they had ended unasked.", supervisor.restarts)
+        yield _counters("reloads", "Reloads of the configuration.", "outcome", supervisor.reloads)
+
+
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(PREFIX + name, text, value)
 

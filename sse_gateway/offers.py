@@ -51,7 +51,7 @@ class Offers:
         self,
         hub: Hub,
         *,
-        publish: Callable[..., None],
+        publish: Callable[..., object],
         decide: Callable[[Decision], None],
         random: Callable[[], float],
         is_local: Callable[[str], bool],

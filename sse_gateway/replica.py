@@ -94,6 +94,7 @@ class Replica:
         control: Control,
         node: str,
         *,
+        copies: int = 1,
         draw: Callable[[], str],
         random: Callable[[], float],
         is_local: Callable[[str], bool],
@@ -104,6 +105,7 @@ class Replica:
             hub: The core.
             control: Reads and writes control messages.
             node: Our own name in them.
+            copies: Copies of each control message that Redis sends us: more than one, if rules match it, too.
             draw: Draws a name: 12 base-36 digits, which ascend with time.
             random: Draws from 0 to 1.
             is_local: Whether a node can be reached on this host.
@@ -116,11 +118,11 @@ class Replica:
         self._hub = hub
         self._control = control
         self._node = node
+        self._copies = copies
         self._draw = draw
         self._random = random
         self._joining = Joining("", 0.0)
         self._claims: dict[str, None] = {}
-        self._receivers: dict[Kind, int] = {}
         self._patience_s = JOIN_S
         self._peer_at = -PEER_S
 
@@ -149,9 +151,16 @@ class Replica:
         if self.role is not Role.LEFT:
             self.role = Role.OFFLINE
 
-    def published(self, kind: Kind, receivers: int) -> None:
-        """Redis has answered a PUBLISH of ours; our own copy comes after this."""
-        self._receivers[kind] = receivers
+    def published(self, publish: Publish, receivers: int, now: float) -> None:
+        """Redis has answered a PUBLISH of ours, before or after our own copy of it came."""
+        joining = self._joining
+        if receivers > self._copies:
+            return
+        if publish is joining.join:
+            joining.was_alone = True
+        elif publish is joining.claim:
+            joining.is_alone = True
+        self._claim_if_alone(now)
 
     # The log.
 
@@ -229,7 +238,8 @@ class Replica:
         self.role = Role.JOINING
         self._joining = Joining(self._draw(), now + PROGRESS_S)
         log = self._hub.log
-        self._publish(Kind.JOIN, self._joining.token, log.cursor(log.head) if log.epochs else "-")
+        have = log.cursor(log.head) if log.epochs else "-"
+        self._joining.join = self._publish(Kind.JOIN, self._joining.token, have)
 
     def _begin_buffer(self, now: float) -> None:
         self.role = Role.BUFFERING
@@ -238,8 +248,8 @@ class Replica:
         self._joining.deadline = now + self._patience_s * (1 + self._random() / 4)
         if self._joining.snapshot is not None:
             self._install(self._joining, now)
-        elif self._receivers.get(Kind.JOIN) == 1:  # nobody but us is subscribed
-            self._claim(now)
+        else:
+            self._claim_if_alone(now)
 
     def _abandon(self) -> None:
         """Give up what was under way to get the log."""
@@ -261,7 +271,15 @@ class Replica:
     def _claim(self, now: float) -> None:
         self._joining.claimed = epoch = self._draw()
         self._joining.deadline = now + PROGRESS_S
-        self._publish(Kind.CLAIM, epoch)
+        self._joining.claim = self._publish(Kind.CLAIM, epoch)
+
+    def _claim_if_alone(self, now: float) -> None:
+        """If Redis says that nobody else is subscribed, there is nobody to wait for."""
+        joining = self._joining
+        if self.role is not Role.BUFFERING or joining.snapshot is not None:
+            return
+        if (joining.claimed is None and joining.was_alone) or (joining.is_claim_seen and joining.is_alone):
+            self._hurry(now)
 
     def _keep(self, entry: Publication | Message, size: int, now: float) -> None:
         if not self._joining.keep(entry, size):
@@ -277,10 +295,9 @@ class Replica:
             case Kind.CLAIM:
                 self._note_claim(message.fields[0])
                 if message.fields[0] == joining.claimed:
-                    alone = self._receivers.get(Kind.CLAIM) == 1
-                    joining.deadline = now if alone else now + VETO_S
-                    if alone:
-                        self._hurry(now)
+                    joining.is_claim_seen = True
+                    joining.deadline = now + VETO_S
+                    self._claim_if_alone(now)
             case Kind.VETO:
                 self._claims.pop(message.fields[0], None)
                 if message.fields[0] == joining.claimed:
@@ -377,5 +394,7 @@ class Replica:
             self.role = Role.LEFT
             self.decisions.append(Leave(AWAY_S[0] + self._random() * (AWAY_S[1] - AWAY_S[0])))
 
-    def _publish(self, kind: Kind, *fields: str) -> None:
-        self.decisions.append(Publish(kind, self._control.write(kind, *fields)))
+    def _publish(self, kind: Kind, *fields: str) -> Publish:
+        publish = Publish(kind, self._control.write(kind, *fields))
+        self.decisions.append(publish)
+        return publish

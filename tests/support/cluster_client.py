@@ -111,12 +111,14 @@ class Client:
     def abort(self, reason: CloseReason) -> None:
         """See `Sink`."""
         if self.reader.phase is not Phase.ENDED:
+            self._note_replay()
             self._end()
             self.node.hub.leave(self.reader, reason)
             self.lose()
 
     def farewell(self, reason: CloseReason) -> None:
         """The node ends the stream with a word."""
+        self._note_replay()
         self._end()
         rest = self.node.hub.farewell(self.reader, reason)
         self._arrive(rest if self.room is None else rest[: self.room])
@@ -126,10 +128,12 @@ class Client:
         """The connection is gone; of what is on its way, some still arrives."""
         self.is_over = True
         if not self.is_deserted:
+            in_replay = self.stream.in_replay or self.reader.phase is Phase.REPLAY
             rng = self.person.run.rng
             kept = rng.choice([0.0, 1.0, rng.random()]) if share is None else share
             self._arriving = self._arriving[: round(len(self._arriving) * kept)]
             self.read()
+            self.person.witness.cut(in_replay=in_replay)
             self.person.disconnected()
 
     def desert(self) -> None:
@@ -175,6 +179,9 @@ class Client:
         if not self.node.is_dead and self.reader.phase is not Phase.ENDED:
             self._end()
             self.node.hub.leave(self.reader, CloseReason.CLIENT)
+
+    def _note_replay(self) -> None:
+        self.stream.in_replay = self.reader.phase is Phase.REPLAY
 
     def _end(self) -> None:
         self.is_over = True

@@ -213,9 +213,9 @@ class Ledger:
         return must, may
 
     def is_duplicate(self, family: int, place: int) -> bool:
-        """Whether the key of an event was used before in the same epoch."""
+        """Whether the key of an event was used before in the same epoch, and nobody has had to forget it."""
         earlier = self._earlier.get(place)
-        return earlier is not None and not self.breaks_between(family, earlier, place)
+        return earlier is not None and not self.is_tight and not self.breaks_between(family, earlier, place)
 
     def may_be_lost(self, place: int, now: float) -> bool:
         """Whether some window may have lost an event by its bounds."""

@@ -253,7 +253,7 @@ class Node:
             if self.parts.tells_link or not self.replica.is_synced:
                 self.replica.connected(self.now)
         elif isinstance(item, Reply):
-            self.replica.published(item.kind, item.receivers)
+            self.replica.published(item.publish, item.receivers, self.now)
         elif isinstance(item, Entry) and self._is_up:
             self._take_entry(item)
         self._decide()
@@ -309,8 +309,8 @@ class Node:
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
-            case Publish(kind, payload):
-                self._publish(kind, payload)
+            case Publish():
+                self._publish(decision)
             case Serve():
                 self.run.transport.serve(self, decision)
             case Fetch():
@@ -322,13 +322,13 @@ class Node:
             case Leave(seconds):
                 self._leave(seconds)
 
-    def _publish(self, kind: Kind, payload: bytes) -> None:
-        self.run.trace("publish", self, payload.decode())
+    def _publish(self, publish: Publish) -> None:
+        self.run.trace("publish", self, publish.payload.decode())
         connection = self.connection
         if connection is not None:
             late = self.run.latency()
             self._out_at = max(self._out_at, self.run.now + late)
-            self.run.at(self._out_at, self.run.redis.publish_own, connection, kind, CONTROL, payload)
+            self.run.at(self._out_at, self.run.redis.publish_own, connection, publish, CONTROL)
 
     def _leave(self, seconds: float) -> None:
         ensure(60 <= seconds <= 600, "away for", seconds)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from sse_gateway.control import Kind
+    from sse_gateway.decisions import Publish
     from tests.support.cluster_ledger import Entry, Ledger
 
 
@@ -35,7 +35,7 @@ class Sign(Enum):
 class Reply:
     """The answer to a PUBLISH of ours."""
 
-    kind: Kind
+    publish: Publish
     receivers: int
     at: float
 
@@ -124,12 +124,12 @@ class Redis:
                 self.kill(connection)
         return entry
 
-    def publish_own(self, connection: Connection, kind: Kind, channel: bytes, payload: bytes) -> None:
+    def publish_own(self, connection: Connection, publish: Publish, channel: bytes) -> None:
         """Execute a PUBLISH that a subscriber sent; nothing comes of it if its connection is gone."""
         if not connection.is_open or connection.is_deaf:
             return
-        connection.append(Reply(kind, len(self.connections), self._now()))
-        self.publish(channel, payload)
+        connection.append(Reply(publish, len(self.connections), self._now()))
+        self.publish(channel, publish.payload)
 
     def kill(self, connection: Connection) -> None:
         """Close a connection: a prefix of what was sent still arrives, if anything does."""

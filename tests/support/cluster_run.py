@@ -217,7 +217,8 @@ class Run:
         for node in self.nodes:
             if not node.is_synced:
                 return f"{node} is {node.replica.role}"
-            if node.connection is None or node.connection.items:
+            link = node.connection
+            if link is None or not link.is_open or link.is_deaf or link.items:
                 return f"{node} has not read everything"
         for family in sorted({node.kit.family for node in self.nodes}):
             heads = {node.head for node in self.nodes if node.kit.family == family}

@@ -48,6 +48,7 @@ class Stream:
         is_slow: Its socket has refused bytes.
         is_new: The node has taken its log from a peer since the stream was opened.
         begun: Place of the node's head when its beginning was decided.
+        in_replay: It ended before it had caught up.
     """
 
     family: int
@@ -59,6 +60,7 @@ class Stream:
     is_slow: bool = False
     is_new: bool = False
     begun: int = -1
+    in_replay: bool = False
 
 
 class Witness:
@@ -87,11 +89,14 @@ class Witness:
         self._breaks = -1  # told up to here
         self._last = -1  # place of the last id
         self._counted: set[str] = set()  # channels of which this stream's beginning is known
+        self._resumed_at = -1  # a node counts from here
+        self.replayed_upto = -1  # a stream was cut here, in the midst of its replay
 
     def begin(self, stream: Stream) -> None:
         """A stream is opened."""
         self.stream = stream
         self._outcome = ""
+        self._resumed_at = -1
         self._counted.clear()
 
     def covers(self, name: str, rule: Rule) -> bool:
@@ -112,6 +117,11 @@ class Witness:
             self._take_event(block)
         self.last_id = block.id
 
+    def cut(self, *, in_replay: bool) -> None:
+        """The stream has ended."""
+        if in_replay:
+            self.replayed_upto = self._last
+
     # The first block.
 
     def _take_open(self, block: Block) -> None:
@@ -129,6 +139,7 @@ class Witness:
             ensure(block.id == cursor, "resumed elsewhere:", block, cursor)
             ensure(self._ledger.family(cursor) == self.stream.family, "resumed on another log:", block)
             self._outcome = "resume"
+            self._resumed_at = self._last
 
     def _start_anew(self, position: int) -> None:
         stream = self.stream
@@ -165,7 +176,8 @@ class Witness:
         if hole and self._ledger.is_faulty:
             self.debts += hole
         else:
-            ensure(not hole, "a silent hole (I2):", one_of(self._ledger, hole), "before", place)
+            word = "MIDREPLAY " if hole and hole[-1] <= self.replayed_upto else ""
+            ensure(not hole, word + "a silent hole (I2):", one_of(self._ledger, hole), "before", place)
 
     def _upto(self, name: str) -> int:
         return self._settled.get(name, self._start)
@@ -269,7 +281,7 @@ class Witness:
             ensure(any(len(ledger.places[name]) > MAX_TOLD for name in names), "that can be counted:", place, names)
             return
         allowed: set[int] = set()
-        for begin in (-1, self._breaks):
+        for begin in (-1, self._breaks, self._resumed_at):
             owed = [ledger.owed(family, name, max(begin, self._upto(name)), place) for name in names]
             must, may = (sum(len(found[kind]) for found in owed) for kind in (0, 1))
             allowed.update(range(must, must + may + 1))
@@ -302,7 +314,8 @@ class Witness:
             if owed and ledger.is_faulty:
                 self.debts += owed
             else:
-                ensure(not owed, "a silent hole (I2):", one_of(ledger, owed), "up to", upto, *why)
+                word = "MIDREPLAY " if owed and owed[-1] <= self.replayed_upto else ""
+                ensure(not owed, word + "a silent hole (I2):", one_of(ledger, owed), "up to", upto, *why)
 
     def _is_silent(self, places: Sequence[int], newest: int, upto: int) -> bool:
         """Under `latest`: superseded since, or lost by the window before a stream resumed."""
