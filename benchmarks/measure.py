@@ -52,19 +52,19 @@ class Sample:
 
 def delivery(stage: Stage, name: str, load: Load, timing: Timing, say: Callable[[str], None]) -> Row:
     """Publish at a fixed rate to open streams; return CPU per delivery, latency and what was not delivered."""
-    with _running(stage, name, load) as server, _streams(stage, server, load) as client:
+    with running(stage, name, load) as server, streams(stage, server, load) as client:
         say(f"{load.streams} streams open, publishing {load.rate:g}/s for {timing.total_s():.0f} s")
         count = round(load.rate * timing.total_s())
         start_ns = time.monotonic_ns() + int(START_DELAY_S * 1e9)
-        with _publishing(stage, server, load, start_ns, count) as publisher:
-            _sleep_until(start_ns, timing.warmup_s)
-            load_parts = [client, stage.redis, *([] if server.is_floor else [publisher])]
+        with publishing(stage, server, load, start_ns, count) as publisher:
+            sleep_until(start_ns, timing.warmup_s)
+            load_parts = [client, stage.redis, *server.others, *([] if server.is_floor else [publisher])]
             before = _sample(stage, server.part, load_parts)
-            _sleep_until(start_ns, timing.warmup_s + timing.window_s)
+            sleep_until(start_ns, timing.warmup_s + timing.window_s)
             after = _sample(stage, server.part, load_parts)
             published = publisher.hear(timing.cooldown_s + DRAIN_S)
         row: Row = {"server": name, "rss_bytes": server.part.rss_bytes(), "published": published}
-        return row | _window(stage, before, after) | _verdict(_finish(client, load, count), load, count)
+        return row | _window(stage, before, after) | verdict(finish(client, load, count), load, count)
 
 
 def memory(stage: Stage, name: str, load: Load, settle_s: float, path: str, say: Callable[[str], None]) -> Row:
@@ -76,22 +76,23 @@ def memory(stage: Stage, name: str, load: Load, settle_s: float, path: str, say:
     kind, _, _variant = name.partition(" ")
     first = replace(load, streams=max(1, load.streams // 10))
     with (
-        _running(stage, kind, load) as server,
-        _streams(stage, server, first, path=path.replace("load", "first"), name="first-client"),
+        running(stage, kind, load) as server,
+        streams(stage, server, first, path=path.replace("load", "first"), name="first-client"),
     ):
         time.sleep(FIRST_S)
         before = server.part.rss_bytes()
         begun = time.monotonic()
-        with _streams(stage, server, load, path=path) as client:
+        with streams(stage, server, load, path=path) as client:
             opened_s = time.monotonic() - begun
             say(f"{load.streams} streams open after {opened_s:.1f} s, idle for {settle_s:.0f} s")
             time.sleep(settle_s)
-            after = server.part.rss_bytes()
+            after, aside = server.part.rss_bytes(), server.part.aside_bytes()
             state = client.ask("mark")
     return {
         "server": name,
         "rss_before": before,
         "rss_after": after,
+        "rss_aside": aside,
         "bytes_per_stream": (after - before) / load.streams,
         "opened_s": opened_s,
         "closed": state["closed"],
@@ -100,16 +101,17 @@ def memory(stage: Stage, name: str, load: Load, settle_s: float, path: str, say:
 
 
 @contextlib.contextmanager
-def _running(stage: Stage, name: str, load: Load) -> Iterator[Server]:
+def running(stage: Stage, name: str, load: Load) -> Iterator[Server]:
+    """Run a server, by its name in reports."""
     server = START[name](stage, load)
     try:
         yield server
     finally:
-        server.part.stop()
+        server.stop()
 
 
 @contextlib.contextmanager
-def _streams(
+def streams(
     stage: Stage, server: Server, load: Load, path: str = "/events/load", name: str = "load-client"
 ) -> Iterator[Part]:
     """Run the load client; yields it when all streams are open."""
@@ -127,7 +129,7 @@ def _streams(
 
 
 @contextlib.contextmanager
-def _publishing(stage: Stage, server: Server, load: Load, start_ns: int, count: int) -> Iterator[Part]:
+def publishing(stage: Stage, server: Server, load: Load, start_ns: int, count: int) -> Iterator[Part]:
     """Publish; yields who will say so when it is done."""
     if server.is_floor:
         server.part.tell(f"start {start_ns} {count}")
@@ -142,7 +144,8 @@ def _publishing(stage: Stage, server: Server, load: Load, start_ns: int, count: 
         publisher.stop()
 
 
-def _sleep_until(start_ns: int, after_s: float) -> None:
+def sleep_until(start_ns: int, after_s: float) -> None:
+    """Sleep until so long after a moment of the monotonic clock."""
     time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9 + after_s))
 
 
@@ -177,17 +180,17 @@ def _window(stage: Stage, before: Sample, after: Sample) -> Row:
     }
 
 
-def _finish(client: Part, load: Load, count: int) -> Row:
+def finish(client: Part, load: Load, count: int) -> Row:
     """Wait until every stream has the last event, or for `DRAIN_S`."""
     deadline = time.monotonic() + DRAIN_S
     while True:
         state = client.ask(f"finish {count}")
-        if state["complete"] == load.streams or time.monotonic() > deadline:
+        if state["complete"] >= load.streams or time.monotonic() > deadline:
             return state
         time.sleep(0.2)
 
 
-def _verdict(state: Row, load: Load, count: int) -> Row:
+def verdict(state: Row, load: Load, count: int) -> Row:
     """Return what went wrong with any event of the whole run, not only of the window."""
     faults = ("lost", "duplicate", "disorder", "malformed", "gaps", "closed", "never_came", "other_reserved")
     row = {key: state[key] for key in faults}

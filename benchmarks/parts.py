@@ -3,11 +3,13 @@
 Rules:
     - A part inherits its core at birth, so no thread of it ever runs elsewhere.
     - A part dies with the driver (setpriv --pdeathsig, where there is one) and is stopped by `stop`.
-    - CPU and memory count the process and its descendants: a gateway with a supervisor is not cheaper for it.
+    - CPU and memory are those of the workers where a part has such, else of the process and its descendants. A supervisor
+      does nothing for a delivery, and costs the same for one stream and for all: it is shown aside.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -24,16 +26,30 @@ from benchmarks.errors import BenchmarkError
 ROOT = Path(__file__).resolve().parent.parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
+WORKER = b"sse_gateway.worker"
+"""The module that a worker process runs."""
+
 
 class Part:
     """A running child. Lines it prints are read with a time limit; stderr goes to a file."""
 
-    def __init__(self, name: str, command: list[str], *, core: int, directory: Path) -> None:
+    def __init__(self, name: str, command: list[str], *, core: int, directory: Path, nice: int = 0) -> None:
+        """Start the child.
+
+        Args:
+            name: For errors; also of the file that its stderr goes to.
+            command: What to run.
+            core: Where it runs.
+            directory: For that file.
+            nice: How far others on its core go before.
+        """
         self.name = name
         self._errors = directory / f"{name}.stderr"
         self._buffer = b""
         if setpriv := shutil.which("setpriv"):
             command = [setpriv, "--pdeathsig", "TERM", *command]
+        if nice:
+            command = ["nice", "-n", str(nice), *command]
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {core})
         try:
@@ -97,13 +113,28 @@ class Part:
         """Tell whether the child has ended."""
         return self._process.poll() is not None
 
+    def workers(self) -> list[int]:
+        """Return the gateway's worker processes among its descendants, in the order of their start."""
+        return sorted((pid for pid in family(self.pid) if WORKER in _command(pid)), key=_started)
+
     def cpu_s(self) -> float:
-        """Return user and system time so far, in seconds, of the child and its descendants."""
-        return sum(_ticks(pid) for pid in _family(self.pid)) / TICKS_PER_S
+        """Return user and system time so far, in seconds."""
+        return sum(_ticks(pid) for pid in self._measured()) / TICKS_PER_S
+
+    def spent_s(self) -> float:
+        """Return the same of all its processes, and of those that have ended."""
+        return sum(_ticks(pid, with_ended=True) for pid in family(self.pid)) / TICKS_PER_S
 
     def rss_bytes(self) -> int:
-        """Return the resident memory of the child and its descendants."""
-        return sum(_rss(pid) for pid in _family(self.pid))
+        """Return the resident memory."""
+        return sum(_rss(pid) for pid in self._measured())
+
+    def aside_bytes(self) -> int:
+        """Return the resident memory of what is not measured: the supervisor."""
+        return sum(_rss(pid) for pid in family(self.pid)) - self.rss_bytes()
+
+    def _measured(self) -> list[int]:
+        return self.workers() or family(self.pid)
 
     def stop(self) -> None:
         """End the child: SIGTERM, and SIGKILL after 3 s. Idempotent."""
@@ -114,7 +145,7 @@ class Part:
             try:
                 self._process.wait(3)
             except subprocess.TimeoutExpired:
-                for pid in reversed(_family(self.pid)):
+                for pid in reversed(family(self.pid)):
                     os.kill(pid, signal.SIGKILL)
                 self._process.wait()
         self._stdout.close()
@@ -142,19 +173,43 @@ def compile_c(name: str, directory: Path) -> str:
     return str(target)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return `pid` and all its descendants, parents first."""
     found = [pid]
     for parent in found:  # the list grows while it is walked
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                found += map(int, task.read_text().split())
     return found
 
 
-def _ticks(pid: int) -> int:
-    # Fields 14 and 15, counted after the parenthesis that ends the command's name.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def _command(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _stat(pid: int) -> list[str]:
+    # What comes after the parenthesis that ends the command's name: the first is field 3.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _started(pid: int) -> int:
+    return int(_stat(pid)[19])
+
+
+def _ticks(pid: int, *, with_ended: bool = False) -> int:
+    """User and system time, with that of children that have ended and were waited for."""
+    try:
+        return sum(map(int, _stat(pid)[11 : 15 if with_ended else 13]))
+    except FileNotFoundError:
+        return 0
+
+
+def parent(pid: int) -> int:
+    """Return the process that started another."""
+    return int(_stat(pid)[1])
 
 
 def _rss(pid: int) -> int:

@@ -88,10 +88,9 @@ def by_server(rows: list[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def table(rows: list[Row], columns: tuple[Column, ...]) -> str:
+def table(rows: list[Row], columns: tuple[Column, ...], right: str) -> str:
     """Return a Markdown table of medians; the first column also shows the range of the rounds."""
     medians_of = by_server(trusted(rows))
-    right = "every event" if columns is DELIVERY_COLUMNS else "all stayed open"
     lines = ["| server | " + " | ".join(column.heading for column in columns) + f" | {right} |"]
     lines.append("|---" + "|---:" * len(columns) + "|---|")
     for name, group in by_server(rows).items():
@@ -199,12 +198,13 @@ class Section:
     title: str
     rows: list[Row]
     columns: tuple[Column, ...]
+    right: str
     targets: list[Target]
     notes: list[str]
 
     def markdown(self) -> str:
         """Return the section as Markdown."""
-        parts = [f"## {self.name}: {self.title}", table(self.rows, self.columns)]
+        parts = [f"## {self.name}: {self.title}", table(self.rows, self.columns, self.right)]
         parts.append("\n".join(f"- {line}" for line in (*map(str, self.targets), *self.notes)))
         return "\n\n".join(parts)
 

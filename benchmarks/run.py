@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``python -m benchmarks.run [cpu] [throughput] [memory]``.
+"""Runs the benchmarks: ``python -m benchmarks.run [SCENARIO | single | cluster]…``.
 
 Servers alternate within a round and the order turns from round to round: a machine that is shared, or slows
 down as it warms up, harms all alike. Exit code 0 if every target that was measured is met, 1 if not, 70 if a
@@ -11,161 +11,38 @@ import argparse
 import os
 import resource
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import cluster, single
 from benchmarks.cores import Patience, choose_cores
 from benchmarks.errors import BenchmarkError
-from benchmarks.measure import Row, Timing, delivery, memory
 from benchmarks.parts import compile_c
-from benchmarks.report import (
-    DELIVERY_COLUMNS,
-    MEMORY_COLUMNS,
-    Section,
-    Target,
-    by_server,
-    everything_arrived,
-    facts,
-    ratio,
-    target,
-    trusted,
-    write,
-)
-from benchmarks.selftest import check_load_client
-from benchmarks.servers import START, Load, Stage, start_redis
+from benchmarks.report import Section, facts, write
+from benchmarks.selftest import check_load_clients
+from benchmarks.servers import Stage, start_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from benchmarks.measure import Row
+    from benchmarks.scenario import Scenario
 
 RESULTS = Path(__file__).with_name("results")
-
-IDLE_S = 18
-"""Idle time before memory is read: longer than the heartbeat, which must not leave memory behind either."""
-
-OTHERS_SHARE = 0.1
-"""Other work on either core beyond this share spoils a measurement: it delays the server, which then does
-more at once, which makes its deliveries look cheaper."""
 
 PATIENCE_S = 300
 """How long a run waits for a quiet machine, all its measurements together. Spoiled measurements are made again
 while it lasts; after it they are taken as they are, and pointed out."""
 
-MEMORY_PATHS = {"gateway": "/events/load", "gateway (a channel each)": "/events/load-{}", "aiohttp": "/events/load"}
+SCENARIOS = single.SCENARIOS | cluster.SCENARIOS
 
+GROUPS = {"single": tuple(single.SCENARIOS), "cluster": tuple(cluster.SCENARIOS)}
+"""Scenarios that can be asked for together."""
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What is measured, of which servers, and the promise.
-
-    Attributes:
-        title: One line.
-        load: Streams, rate, payload.
-        timing: Seconds; None measures memory instead of deliveries.
-        servers: In the order of the first round.
-        judge: From rows to targets.
-        notes: From rows to lines that explain the numbers.
-    """
-
-    title: str
-    load: Load
-    timing: Timing | None
-    servers: tuple[str, ...]
-    judge: Callable[[list[Row]], list[Target]]
-    notes: Callable[[list[Row]], list[str]]
-
-
-def judge_cpu(rows: list[Row]) -> list[Target]:
-    """Judge the price of a delivery."""
-    key = "cpu_us_per_delivery"
-    return [
-        target(
-            "gateway / C floor, CPU per delivery, at most 1.5",
-            ratio(trusted(rows), key, "gateway", "floor-c"),
-            at_most=1.5,
-        ),
-        target(
-            "aiohttp / gateway, CPU per delivery, at least 1.35",
-            ratio(trusted(rows), key, "aiohttp", "gateway"),
-            at_least=1.35,
-        ),
-        everything_arrived(rows, "gateway"),
-    ]
-
-
-def judge_throughput(rows: list[Row]) -> list[Target]:
-    """Judge latency and completeness under full load."""
-    latencies = [row["p99_ms"] for row in trusted(rows) if row["server"] == "gateway"]
-    return [target("gateway, p99 in ms, below 100", latencies, at_most=99.999), everything_arrived(rows, "gateway")]
-
-
-def judge_memory(rows: list[Row]) -> list[Target]:
-    """Judge resident memory, in the cheap case and in the dear one."""
-    return [
-        target(
-            f"{name}, resident bytes per idle stream, at most 4096",
-            [row["bytes_per_stream"] for row in rows if row["server"] == name],
-            at_most=4096,
-        )
-        for name in MEMORY_PATHS
-        if name != "aiohttp"
-    ]
-
-
-def note_ratios(rows: list[Row]) -> list[str]:
-    """Return the ratios that are not promised, and warnings about a saturated load core."""
-    key = "cpu_us_per_delivery"
-    pairs = (("gateway", "floor-python"), ("floor-python", "floor-c"), ("aiohttp", "floor-c"))
-    named = [(f"{over} / {under}, CPU per delivery", ratio(trusted(rows), key, over, under)) for over, under in pairs]
-    lines = [f"{text}: {statistics.median(values):.2f}" for text, values in named if values]
-    for name, group in by_server(rows).items():
-        disturbed = [row for row in group if row["is_disturbed"]]
-        if len(disturbed) == len(group):
-            lines.append(f"{name}: DISTURBED by other work in every round: not to be trusted")
-        elif disturbed:
-            lines.append(f"{name}: {len(disturbed)} of {len(group)} rounds were disturbed by other work and left out")
-        load = max(row["load_core_busy"] for row in trusted(group))
-        if load > 0.95:
-            lines.append(f"{name}: the load core was up to {load:.0%} busy: this latency includes the client's")
-    return lines
-
-
-def note_memory(rows: list[Row]) -> list[str]:
-    """Return the ratio to the baseline."""
-    values = ratio(rows, "bytes_per_stream", "aiohttp", "gateway")
-    return [f"aiohttp / gateway, memory per stream: {statistics.median(values):.1f}"] if values else []
-
-
-SCENARIOS = {
-    "cpu": Scenario(
-        "server CPU per delivery, 1,000 streams, 100 events/s of 100 bytes",
-        Load(streams=1000, rate=100, payload_bytes=100, max_seconds=120),
-        Timing(warmup_s=2, window_s=10),
-        ("floor-c", "gateway", "aiohttp", "floor-python"),
-        judge_cpu,
-        note_ratios,
-    ),
-    "throughput": Scenario(
-        "8,000 events/s of 100 bytes to 1,000 streams, server on one core",
-        Load(streams=1000, rate=8000, payload_bytes=100, max_seconds=120),
-        Timing(warmup_s=3, window_s=10),
-        ("floor-c", "gateway"),
-        judge_throughput,
-        note_ratios,
-    ),
-    "memory": Scenario(
-        "resident memory per idle stream, 10,000 streams",
-        Load(streams=10_000, rate=1, payload_bytes=100, max_seconds=180),
-        None,
-        tuple(MEMORY_PATHS),
-        judge_memory,
-        note_memory,
-    ),
-}
+SERVERS = sorted({server.split()[0] for scenario in SCENARIOS.values() for server in scenario.servers})
 
 
 def say(text: str) -> None:
@@ -173,40 +50,8 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
-def measure(stage: Stage, scenario: Scenario, server: str, patience: Patience, label: str) -> Row:
-    """Measure one server once, and show it."""
-
-    def progress(text: str) -> None:
-        say(f"{label}: {text}")
-
-    if scenario.timing is None:
-        row = memory(stage, server, scenario.load, IDLE_S, MEMORY_PATHS[server], progress)
-        progress(f"{row['bytes_per_stream']:,.0f} bytes per stream")
-        return row
-    row = undisturbed(stage, server, scenario.load, scenario.timing, patience, progress)
-    progress(
-        f"{row['cpu_us_per_delivery']:.2f} us per delivery, p50 {row['p50_ms']:.1f} ms, p99 {row['p99_ms']:.1f} ms, "
-        f"server {row['server_cpu_share']:.0%}, client {row['client_cpu_share']:.0%}, "
-        f"{'every event once, in order' if row['is_right'] else 'EVENTS WRONG'}"
-    )
-    return row
-
-
-def undisturbed(
-    stage: Stage, server: str, load: Load, timing: Timing, patience: Patience, progress: Callable[[str], None]
-) -> Row:
-    """Measure a delivery on a machine that does nothing else, as far as it can be had.
-
-    What was not delivered right is never measured again: no disturbance excuses it.
-    """
-    while True:
-        patience.await_quiet(stage.cores, progress)
-        row = delivery(stage, server, load, timing, progress)
-        row["is_disturbed"] = row["others_share"] > OTHERS_SHARE
-        if not row["is_disturbed"] or not row["is_right"] or patience.is_over:
-            return row
-        progress(f"other work took {row['others_share']:.0%} of a core: once more")
-        patience.spend(timing.total_s())
+def _tell(label: str, text: str) -> None:
+    say(f"{label}: {text}")
 
 
 def run_scenario(stage: Stage, name: str, scenario: Scenario, rounds: int, patience: Patience, rows: list[Row]) -> None:
@@ -214,21 +59,23 @@ def run_scenario(stage: Stage, name: str, scenario: Scenario, rounds: int, patie
     for number in range(rounds):
         turn = number % max(1, len(scenario.servers))
         for server in scenario.servers[turn:] + scenario.servers[:turn]:
-            row = measure(stage, scenario, server, patience, f"{name} {number + 1}/{rounds} {server}")
-            rows.append(row | {"round": number + 1})
+            tell = partial(_tell, f"{name} {number + 1}/{rounds} {server}")
+            row = scenario.measure(stage, scenario, server, patience, tell)
+            rows.append(row | {"server": server, "round": number + 1})
 
 
 def section_of(name: str, scenario: Scenario, rows: list[Row]) -> Section:
     """Judge what was measured of a scenario."""
     rows.sort(key=lambda row: (scenario.servers.index(row["server"]), row["round"]))
-    columns = DELIVERY_COLUMNS if scenario.timing else MEMORY_COLUMNS
-    return Section(name, scenario.title, rows, columns, scenario.judge(rows), scenario.notes(rows))
+    judged = scenario.judge(rows)
+    return Section(name, scenario.title, rows, scenario.columns, scenario.right, judged, scenario.notes(rows))
 
 
 def choose(args: argparse.Namespace) -> dict[str, Scenario]:
     """Return the scenarios that were asked for, changed as asked."""
     chosen = {}
-    for name in args.scenarios or list(SCENARIOS):
+    asked = [name for word in args.scenarios or list(SCENARIOS) for name in GROUPS.get(word, (word,))]
+    for name in asked:
         scenario = SCENARIOS[name]
         servers = tuple(s for s in scenario.servers if args.servers is None or s.split()[0] in args.servers)
         load, timing = scenario.load, scenario.timing
@@ -246,9 +93,10 @@ def choose(args: argparse.Namespace) -> dict[str, Scenario]:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; default: all")
+    names = [*SCENARIOS, *GROUPS]
+    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(names)}; default: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--servers", type=lambda text: text.split(","), help=f"of {','.join(START)}; default: all")
+    parser.add_argument("--servers", type=lambda text: text.split(","), help=f"of {','.join(SERVERS)}; default: all")
     parser.add_argument("--streams", type=int, help="instead of the scenario's")
     parser.add_argument("--rate", type=float, help="events per second, instead of the scenario's")
     parser.add_argument("--window", type=float, help="seconds of the steady window, instead of the scenario's")
@@ -256,7 +104,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--patience", type=float, default=PATIENCE_S, help="seconds to wait for a quiet machine, default %(default)s"
     )
     args = parser.parse_args(arguments)
-    if unknown := {*args.scenarios} - {*SCENARIOS} | {*(args.servers or [])} - {*START}:
+    if unknown := {*args.scenarios} - {*names} | {*(args.servers or [])} - {*SERVERS}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     return args
 
@@ -286,8 +134,8 @@ def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, rows: d
         directory = Path(temporary)
         for program in ("load_client", "floor"):
             compile_c(program, directory)
-        check_load_client(cores.load, directory)
-        say("load client: sees loss, duplicates, disorder, gaps")
+        check_load_clients(cores.load, directory)
+        say("load clients: see loss, duplicates, disorder, gaps")
         redis, port = start_redis(cores, directory)
         try:
             stage = Stage(cores, directory, redis, port)

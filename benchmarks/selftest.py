@@ -1,4 +1,4 @@
-"""Shows that the load client would notice: a scripted server plays every fault, cut at every byte.
+"""Shows that the load clients would notice: a scripted server plays every fault, cut at every byte.
 
 Run before each measurement: a checker that cannot fail proves nothing.
 """
@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.parts import Part
+from benchmarks.parts import Part, python
 from benchmarks.payload import payload
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SIZE = 100
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PLAIN_HEAD = b"HTTP/1.0 200 OK\r\n\r\n"
 
 
 def _frame(seq: int) -> bytes:
@@ -50,53 +51,61 @@ SCRIPTS: dict[str, tuple[Iterable[int | bytes], dict[str, int]]] = {
 COUNTERS = ("lost", "duplicate", "disorder", "malformed", "gaps", "heartbeats", "never_came", "closed")
 
 
-def _chunks(script: Iterable[int | bytes], step: int) -> bytes:
-    body = b"retry: 3000\n\n" + b"".join(_frame(item) if isinstance(item, int) else item for item in script)
+def _body(script: Iterable[int | bytes]) -> bytes:
+    return b"retry: 3000\n\n" + b"".join(_frame(item) if isinstance(item, int) else item for item in script)
+
+
+def _chunks(body: bytes, step: int) -> bytes:
     pieces = (body[at : at + step] for at in range(0, len(body), step))
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
-def _play(listener: socket.socket, data: bytes, step: int, done: threading.Event) -> None:
+def _play(listener: socket.socket, body: bytes, step: int, done: threading.Event) -> None:
+    """Answer one request in chunks of `step` bytes, or as it is, in writes of about twice that."""
     stream, _address = listener.accept()
     with stream:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream.recv(4096)
-        stream.sendall(HEAD)
-        for at in range(0, len(data), step):
-            stream.sendall(data[at : at + step])
+        is_chunked = b"HTTP/1.1" in stream.recv(4096)
+        stream.sendall(HEAD if is_chunked else PLAIN_HEAD)
+        data = _chunks(body, step) if is_chunked else body
+        for at in range(0, len(data), 2 * step + 1):
+            stream.sendall(data[at : at + 2 * step + 1])
         done.wait(10)
 
 
-def _counts(name: str, step: int, core: int, directory: Path) -> dict[str, int]:
-    """Play a script in chunks of `step` bytes, cut into writes of about twice that; return the counters."""
+def _counts(client: str, command: list[str], name: str, step: int, core: int, directory: Path) -> dict[str, int]:
+    """Play a script to a client; return its counters."""
     done = threading.Event()
+    body = _body(SCRIPTS[name][0])
+    size = len(HEAD) + len(_chunks(body, step)) if client == "load_client" else len(PLAIN_HEAD) + len(body)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        data = _chunks(SCRIPTS[name][0], step)
-        server = threading.Thread(target=_play, args=(listener, data, 2 * step + 1, done), daemon=True)
+        server = threading.Thread(target=_play, args=(listener, body, step, done), daemon=True)
         server.start()
-        command = [str(directory / "load_client"), "--port", str(port), "--streams", "1", "--max-seconds", "20"]
-        client = Part("selftest", command, core=core, directory=directory)
+        options = ["--port", str(port), "--streams", "1", "--max-seconds", "20"]
+        part = Part("selftest", [*command, *options], core=core, directory=directory)
         try:
-            client.hear(10)
+            part.hear(10)
             # The server's writes are all in the client's socket once it has seen as many bytes.
-            while (state := client.ask("finish 4"))["bytes"] < len(HEAD) + len(data):
+            while (state := part.ask("finish 4"))["bytes"] < size:
                 time.sleep(0.005)
         finally:
             done.set()
-            client.stop()
+            part.stop()
             server.join()
-    return {key: state[key] for key in COUNTERS if state[key]}
+    return {key: state[key] for key in COUNTERS if state.get(key)}
 
 
-def check_load_client(core: int, directory: Path) -> None:
-    """Play every script, in large and in small pieces.
+def check_load_clients(core: int, directory: Path) -> None:
+    """Play every script to both clients, in large and in small pieces.
 
     Raises:
-        BenchmarkError: The load client counted something else than what was played.
+        BenchmarkError: A client counted something else than what was played.
     """
-    for step in (1 << 20, 7):
-        for name, (_script, expected) in SCRIPTS.items():
-            counts = _counts(name, step, core, directory)
-            if counts != expected:
-                raise BenchmarkError(f"load client, {name}, {step} bytes at a time: expected {expected}, got {counts}")
+    clients = {"load_client": [str(directory / "load_client")], "resuming_client": python("benchmarks.resuming_client")}
+    for client, command in clients.items():
+        for step in (1 << 20, 7):
+            for name, (_script, expected) in SCRIPTS.items():
+                counts = _counts(client, command, name, step, core, directory)
+                if counts != expected:
+                    raise BenchmarkError(f"{client}, {name}, {step} bytes at a time: expected {expected}, got {counts}")

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from shutil import which
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.parts import Part, python
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.cores import Cores
 
-GATEWAY_CONFIG = """\
-listen: {{host: 127.0.0.1, port: {port}}}
-admin: {{host: 127.0.0.1, port: {admin}}}
-redis: {{url: "redis://127.0.0.1:{redis}"}}
-channels:
-  - pattern: "bench:*"
-    strip_prefix: "bench:"
-    format: text
-auth: {{mode: none}}
-log: {{level: warning, format: text}}
-"""
+GATEWAY_CONFIG: dict[str, Any] = {
+    "channels": [{"pattern": "bench:*", "strip_prefix": "bench:", "format": "text"}],
+    "auth": {"mode": "none"},
+    "log": {"level": "warning", "format": "json"},
+}
 """All else at the defaults: windows, queues, heartbeats, limits are those that users run."""
+
+READY_S = 30
+"""How long a gateway may take to get ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +74,20 @@ class Server:
         part: Its process.
         port: Where it listens.
         is_floor: It makes its events itself, on ``start T COUNT``, and reads no Redis.
+        admin: Port of a gateway's admin listener.
+        others: Processes that run beside it on the load core.
     """
 
     part: Part
     port: int
     is_floor: bool = False
+    admin: int = 0
+    others: tuple[Part, ...] = ()
+
+    def stop(self) -> None:
+        """End it, and what runs beside it. Idempotent."""
+        for part in (self.part, *self.others):
+            part.stop()
 
 
 def free_port() -> int:
@@ -131,16 +138,48 @@ def _wait_until(part: Part, is_ready: Callable[[], bool], timeout_s: float) -> N
     raise part.failure(f"not ready after {timeout_s:.0f} s")
 
 
-def _start_gateway(stage: Stage, load: Load) -> Server:
+def launch_gateway(
+    stage: Stage,
+    name: str,
+    max_seconds: int,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    core: int | None = None,
+    nice: int = 0,
+    entry: Sequence[str] = ("sse_gateway", "serve"),
+) -> Server:
+    """Start a gateway, and do not wait for it.
+
+    Args:
+        stage: Where.
+        name: Of the part.
+        max_seconds: When it ends by itself.
+        changes: Of its configuration, by section.
+        core: Where it runs, instead of on the server's core.
+        nice: How far others go before.
+        entry: Module and arguments before ``--config``.
+    """
     port, admin = free_port(), free_port()
-    config = stage.directory / "gateway.yaml"
-    config.write_text(GATEWAY_CONFIG.format(port=port, admin=admin, redis=stage.redis_port))
-    command = python("sse_gateway", "serve", "--config", config)
+    config = stage.directory / f"{name}.json"  # JSON is YAML
+    listeners = {key: {"host": "127.0.0.1", "port": number} for key, number in (("listen", port), ("admin", admin))}
+    redis = {"url": f"redis://127.0.0.1:{stage.redis_port}"}
+    config.write_text(json.dumps(GATEWAY_CONFIG | listeners | {"redis": redis} | dict(changes or {})))
+    command = python(*entry, "--config", config)
     if limit := which("timeout"):
-        command = [limit, str(load.max_seconds), *command]
-    part = Part("gateway", command, core=stage.cores.server, directory=stage.directory)
-    _wait_until(part, lambda: _is_ready(admin), timeout_s=20)
-    return Server(part, port)
+        command = [limit, str(max_seconds), *command]
+    core = stage.cores.server if core is None else core
+    return Server(Part(name, command, core=core, directory=stage.directory, nice=nice), port, admin=admin)
+
+
+def start_gateway(stage: Stage, name: str, max_seconds: int, *arguments: Any, **options: Any) -> Server:  # noqa: ANN401 - `launch_gateway`'s
+    """Start a gateway, as `launch_gateway` does, and wait until it is ready."""
+    server = launch_gateway(stage, name, max_seconds, *arguments, **options)
+    try:
+        _wait_until(server.part, lambda: _is_ready(server.admin), timeout_s=READY_S)
+    except BaseException:
+        server.stop()
+        raise
+    return server
 
 
 def _is_ready(admin_port: int) -> bool:
@@ -148,6 +187,30 @@ def _is_ready(admin_port: int) -> bool:
     with contextlib.closing(connection):
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
+
+
+def _start_gateway(stage: Stage, load: Load) -> Server:
+    return start_gateway(stage, "gateway", load.max_seconds)
+
+
+def _start_plain_log(stage: Stage, load: Load) -> Server:
+    return start_gateway(stage, "plain-log", load.max_seconds, entry=("benchmarks.one_process", "--log", "plain"))
+
+
+def _start_replicated_log(stage: Stage, load: Load) -> Server:
+    entry = ("benchmarks.one_process", "--log", "replicated")
+    return start_gateway(stage, "replicated-log", load.max_seconds, entry=entry)
+
+
+def _start_two_nodes(stage: Stage, load: Load) -> Server:
+    server = _start_replicated_log(stage, load)
+    entry = ("benchmarks.one_process", "--log", "replicated")
+    try:
+        other = start_gateway(stage, "second-node", load.max_seconds, core=stage.cores.load, entry=entry)
+    except BaseException:
+        server.stop()
+        raise
+    return replace(server, others=(other.part,))
 
 
 def _start_aiohttp(stage: Stage, load: Load) -> Server:
@@ -179,5 +242,8 @@ START: dict[str, Callable[[Stage, Load], Server]] = {
     "floor-python": _start_floor_python,
     "gateway": _start_gateway,
     "aiohttp": _start_aiohttp,
+    "plain-log": _start_plain_log,
+    "replicated-log": _start_replicated_log,
+    "two-nodes": _start_two_nodes,
 }
 """How each server is started, by the name it has in reports."""

@@ -1,11 +1,11 @@
 """Whether the nodes still count the same: hashes compared twice a second, and what a difference means.
 
 Rules:
-    1. Whoever has not just seen a checkpoint sends one: where it stands, with the hash there.
+    1. Whoever has not just seen a checkpoint of its epoch sends one: where it stands, with the hash there.
     2. A checkpoint that our ring does not bear out, or that is ahead of us, means that somebody has a
        hole. Nobody can tell who, so both sides are suspect, and the log begins anew for all.
-    3. One of an epoch that we have left, and that agrees with what we know of it, was sent before. One
-       of an epoch unknown here may come from a node that is slow, for a little while.
+    3. One of an epoch that we have left, and that agrees with what we know of it, was sent before. Any
+       other of another epoch may come from a node that is slow, for a little while.
 """
 
 from __future__ import annotations
@@ -70,15 +70,16 @@ class Checkpoints:
         Returns:
             The epochs that have diverged; empty if all is well.
         """
-        self._wait(now)
+        ours = self._log.epoch.name
+        theirs, _, _ = cursor.partition("-")
+        if theirs == ours:
+            self._wait(now)
         verdict, _ = self._log.locate(cursor)
         if verdict in {Verdict.VERIFIED, Verdict.STALE}:
             return []
-        if verdict in {Verdict.UNKNOWN_EPOCH, Verdict.NEWER_EPOCH} and now - self._began_at < GRACE_S:
-            return []
-        ours = self._log.epoch.name
-        theirs, _, _ = cursor.partition("-")
-        return [ours] if theirs == ours else [ours, theirs]
+        if theirs == ours:
+            return [ours]
+        return [] if now - self._began_at < GRACE_S else [ours, theirs]
 
     def took_part(self, now: float) -> bool:
         """Note a divergence that this node took part in; True if it was one too many."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sse_gateway.orders import Message, Start
 
 MAX_QUESTIONS = 16
-"""That wait for an answer; beyond, a question goes unanswered."""
+"""That wait for an answer; whoever asks beyond gets the last one."""
 
 HEAR_S = 1.0
 """How long the last words of a process that has ended may take."""
@@ -103,7 +103,7 @@ class Child:
     async def ask(self, within_s: float, *, metrics: bool = False) -> Report | None:
         """Ask how it is; None if it does not answer in time."""
         if len(self._questions) >= MAX_QUESTIONS:
-            return None
+            return None if self.reasons is None else Report(self.reasons, [])
         self._asked += 1
         number = self._asked
         answer: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 EPOCH_LENGTH = 12
-"""Base-36 digits: 62 bits, drawn at random for each epoch."""
+"""Base-36 digits: the second in which the name was drawn, so that names ascend, and 31 random bits."""
 
 CHECK_LENGTH = 12
 """Hexadecimal digits: the first 48 bits of the hash."""

@@ -5,13 +5,19 @@ Rules:
        the log, whenever it is read.
     2. Channels are read in slices. One that is about to change before its turn is copied first
        (`save`, called by `History`), so that a cut never sees a later state.
-    3. A slice is bounded in bytes and in channels looked at, about a millisecond of work.
+    3. A slice is bounded by what it costs and in channels looked at, about a millisecond of work.
     4. A cut holds on to what the windows lose meanwhile, at most once their contents; whoever made it
        lets go of it when it is done (`close`).
+    5. A cut that was closed before its end has no end: nobody takes it for a whole one.
+    6. A delta tells what changed after its begin. Under a rule that has forgotten channels since, it
+       names all that are left: whoever takes it in learns that the others may have lost something.
 """
 
 from __future__ import annotations
 
+import sys
+from array import array
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +26,6 @@ from sse_gateway.log import Verdict
 from sse_gateway.snapshot import HEAD, RING, WINDOWS, Head, Piece, Seal
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterable, Iterator
 
     from sse_gateway.history import History
@@ -28,34 +33,48 @@ if TYPE_CHECKING:
     from sse_gateway.window import Event, Window
 
 SLICE_BYTES = 128 * 1024
-"""Frames in one block; a larger frame goes alone."""
+"""Bytes of frames, losses and keys in one block; a larger frame is not split."""
 
-SLICE_CHANNELS = 500
+SLICE_CHANNELS = 250
 """Channels looked at for one block."""
 
-SLICE_EVENTS = 500
-"""Events in one block."""
+ITEM_BYTES = 100
+"""What an event's other fields count for; about the work that they make."""
+
+KEY_BYTES = 8
+"""What an idempotency key counts for beside its characters, likewise."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Saved:
-    """A channel as it was at the cut."""
+    """A channel as it was at the cut, as far as it lies after the begin."""
 
     __slots__ = ("events", "forgotten", "keys", "lost", "newest_loss", "used_at", "window")
 
     def __init__(self, window: Window, begin: int) -> None:
         self.window = window
         self.events = window.after(begin, len(window))
-        self.lost: array[int] = window.lost[:]
+        self.lost: array[int] = window.lost[bisect_right(window.lost, begin) :]
         self.newest_loss = window.newest_loss
         self.forgotten = window.forgotten
         self.keys = list(window.keys)
         self.used_at = window.used_at
 
+    @property
+    def size(self) -> int:
+        """What all but its events counts for in a block."""
+        return self.lost.itemsize * len(self.lost) + sum(KEY_BYTES + len(key) for key in self.keys)
+
     def is_changed_since(self, begin: int) -> bool:
         """Whether there is anything to tell of it to somebody who knows all up to `begin`."""
         return bool(self.events) or self.newest_loss > begin or (begin < 0 and bool(self.keys))
+
+    def drop(self, count: int) -> None:
+        """Leave out what has been told: all but its events, and so many of these."""
+        self.events = self.events[count:]
+        self.lost = array("q")
+        self.keys = []
 
 
 class Cut:
@@ -91,13 +110,15 @@ class Cut:
             claims=list(claims),
             marks=list(history.marks),
             abandoned=[sorted(p for p in timeline.abandoned if p > self._begin) for timeline in timelines],
+            byte_order=sys.byteorder,
         )
+        self._has_forgotten = [mark > self._begin for mark in history.marks]
         self._seal = Seal(key, token)
         self._history = history
         self._now = now
         self._pending = dict.fromkeys(history.windows.values())
         self._saved: list[Saved] = []
-        self._blocks = self._read()
+        self._blocks: Iterator[bytes] = self._read()
         history.cuts.append(self)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -116,7 +137,8 @@ class Cut:
             self._saved.append(Saved(window, self._begin))
 
     def close(self) -> None:
-        """Let go of the windows. Idempotent."""
+        """Let go of the windows; nothing more comes. Idempotent."""
+        self._blocks = iter(())
         self._pending.clear()
         self._saved.clear()
         if self in self._history.cuts:
@@ -125,7 +147,7 @@ class Cut:
     def _read(self) -> Iterator[bytes]:
         yield HEAD + _encode(self._head)
         for part in self._hashes:
-            yield RING + _encode(part.tolist())
+            yield RING + part.tobytes()
         while self._pending or self._saved:
             yield self._windows()
         self.close()
@@ -139,10 +161,14 @@ class Cut:
             saved = self._next()
             if saved is None:
                 break
-            if not saved.is_changed_since(self._begin):
+            if not (self._has_forgotten[saved.window.rule.index] or saved.is_changed_since(self._begin)):
                 continue
-            events, size = self._fitting(saved, size)
+            size += saved.size
+            events, size = _fitting(saved.events, size)
             pieces.append(self._piece(saved, events))
+            if len(events) < len(saved.events):
+                saved.drop(len(events))
+                self._saved.append(saved)
             if size >= SLICE_BYTES:
                 break
         return WINDOWS + _encode(pieces) if pieces else b""
@@ -153,18 +179,6 @@ class Cut:
         if self._pending:
             return Saved(self._pending.popitem()[0], self._begin)
         return None
-
-    def _fitting(self, saved: Saved, size: int) -> tuple[list[Event], int]:
-        """Take as many of a channel's events as fit, at least one; put the rest back."""
-        taken: list[Event] = []
-        for event in saved.events:
-            if taken and (size >= SLICE_BYTES or len(taken) >= SLICE_EVENTS):
-                saved.events = saved.events[len(taken) :]
-                self._saved.append(saved)
-                return taken, SLICE_BYTES
-            taken.append(event)
-            size += len(event.frame)
-        return taken, size
 
     def _piece(self, saved: Saved, events: list[Event]) -> Piece:
         window, now = saved.window, self._now
@@ -178,3 +192,12 @@ class Cut:
             saved.keys,
             [(e.position, now - e.received_at, e.type, e.is_text, e.frame, e.raw) for e in events],
         )
+
+
+def _fitting(events: list[Event], size: int) -> tuple[list[Event], int]:
+    """Take as many events as fit beside what is there already, at least one."""
+    for count, event in enumerate(events):
+        if count and size >= SLICE_BYTES:
+            return events[:count], size
+        size += ITEM_BYTES + len(event.frame) + len(event.raw or b"")
+    return events, size

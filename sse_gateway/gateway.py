@@ -29,7 +29,7 @@ from sse_gateway.channels import RuleTable
 from sse_gateway.errors import ConfigError
 from sse_gateway.http import Front, check_parser
 from sse_gateway.hub import Hub, Limits
-from sse_gateway.listeners import Listener, listening, serve_app
+from sse_gateway.listeners import SHUTDOWN_S, Listener, listening, serve_app
 from sse_gateway.logs import log_event
 from sse_gateway.member import Member, control_channel, log_key
 from sse_gateway.metrics import Metrics
@@ -158,10 +158,10 @@ class Gateway:
         check_parser()
         self.loop.set_exception_handler(self._on_exception)
         async with AsyncExitStack() as stack:
-            stack.callback(log_event, _log, logging.INFO, "worker.stopped")
+            stack.callback(lambda: log_event(_log, logging.INFO, "worker.stopped"))
             is_alone = listeners is None
             sockets = await self._stand_alone(stack) if listeners is None else listeners
-            self._public = Listener(web.ServerRunner(self._front().server()), sockets)
+            self._public = Listener(web.ServerRunner(self._front().server(), shutdown_timeout=SHUTDOWN_S), sockets)
             stack.push_async_callback(self._public.cleanup)
             stack.callback(self.streams.hurry)
             if is_alone:

@@ -45,6 +45,7 @@ that a client which comes back a little late still learns how many events it has
 
 
 _BY_POSITION = attrgetter("position")
+_BY_USE = attrgetter("used_at")
 
 
 class History:
@@ -162,7 +163,9 @@ class History:
         return min(found, key=lambda event: event.position, default=None)
 
     def clear(self) -> None:
-        """Forget everything; channels that have readers stay, empty."""
+        """Forget everything; channels that have readers stay, empty. Snapshots being taken are void."""
+        for cut in tuple(self.cuts):
+            cut.close()
         for window in self._unread:
             del self.windows[window.name]
         for window in self.windows.values():
@@ -190,8 +193,9 @@ class History:
         known = set(windows)
         for window in self.windows.values():
             mark = marks[window.rule.index]
-            if mark >= 0 and window not in known:  # it may be one of those that were forgotten there
+            if mark >= 0 and window not in known:  # it is one of those that were forgotten there
                 self._lose_track(window, mark)
+                self._drop_keys(window)
         for timeline, found in zip(self.timelines, entries, strict=True):
             for entry in sorted(found, key=_BY_POSITION):
                 timeline.append(entry)
@@ -201,6 +205,7 @@ class History:
         for window in windows:
             self._evict_over(window, now)
             self._forget_losses(window, keep=MAX_LOST)
+        self._unread = OrderedDict.fromkeys(sorted(self._unread, key=_BY_USE))
         self._make_room()
         self._shrink()
 
@@ -210,6 +215,8 @@ class History:
         window = self.windows.get(held.name)
         if window is None:
             window = self._make(held.name, rule, now)
+        elif self.cuts:
+            self._show(window)
         window.used_at = max(window.used_at, held.used_at) if len(window) else held.used_at
         if held.lost:
             self._lose(window, held)
@@ -225,6 +232,8 @@ class History:
             window.append(event)
             self._hold(event)
         entries.extend(held.events)
+        if window.lost or window.keys:
+            self._lossy[window] = None
         return window
 
     def _lose(self, window: Window, held: Held) -> None:
@@ -239,7 +248,6 @@ class History:
         window.loss_serial = self.serial
         self.memory += LOST_BYTES * len(held.lost)
         self.newest_losses[held.rule] = max(self.newest_losses[held.rule], window.newest_loss)
-        self._lossy[window] = None
 
     def _lose_track(self, window: Window, mark: int) -> None:
         """Forget a channel's events and losses: up to `mark` nobody knows what it has lost."""

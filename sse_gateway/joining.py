@@ -34,7 +34,7 @@ class Joining:
         token: Of the JOIN.
         seen_at: When it came back, None before.
         buffer: What came after it.
-        bytes: Payload bytes in it.
+        bytes: Of channels and payloads in it.
         deadline: When something else has to be tried, seconds.
         snapshot: Once a peer has offered.
         claimed: The epoch that we claim.
@@ -42,7 +42,7 @@ class Joining:
         claim: Our PUBLISH of the CLAIM.
         was_alone: Nobody else was subscribed when Redis took the JOIN.
         is_alone: Nobody else was subscribed when Redis took the CLAIM.
-        is_claim_seen: The CLAIM came back.
+        is_claim_seen: The CLAIM came back, and is not confirmed yet.
     """
 
     __slots__ = (
@@ -74,8 +74,21 @@ class Joining:
         self.is_alone = False
         self.is_claim_seen = False
 
-    def keep(self, entry: Publication | Message, size: int) -> bool:
+    @property
+    def is_unopposed(self) -> bool:
+        """Whether Redis says that there is nobody to wait for: to offer, or to object to the claim that came back."""
+        if self.snapshot is not None:
+            return False
+        return self.was_alone if self.claimed is None else self.is_claim_seen and self.is_alone
+
+    def note_alone(self, publish: Publish) -> None:
+        """Note that nobody else got this PUBLISH."""
+        self.was_alone |= publish is self.join
+        self.is_alone |= publish is self.claim
+
+    def keep(self, entry: Publication | Message) -> bool:
         """Keep what has come; False if there is no more room."""
         self.buffer.append(entry)
-        self.bytes += size
+        if isinstance(entry, Publication):
+            self.bytes += len(entry.channel) + len(entry.payload)
         return len(self.buffer) <= BUFFER_ENTRIES and self.bytes <= BUFFER_BYTES

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 """Connections that wait to be accepted; beyond, a Unix socket refuses at once, and a proxy says 502."""
 
+SHUTDOWN_S = 0.5
+"""How long a client may take, twice, for an answer that has begun when the server ends."""
+
 Resolved = tuple[int, Any]
 """A family, and an address as `bind` takes it."""
 
@@ -146,6 +149,8 @@ class Listener:
 
     async def open(self) -> None:
         """Accept from now on, unless it has been closed. Once."""
+        if self._is_closed:
+            return
         loop = asyncio.get_running_loop()
         await self._runner.setup()
         server = self._runner.server
@@ -186,7 +191,8 @@ async def listening(place: Place, key: str, stack: AsyncExitStack) -> list[socke
 
 async def serve_app(app: web.Application, sockets: Sequence[socket.socket], stack: AsyncExitStack) -> None:
     """Serve an application until the stack is left."""
-    listener = Listener(web.AppRunner(app, access_log=None), sockets)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    listener = Listener(runner, sockets)
     stack.push_async_callback(listener.cleanup)
     await listener.open()
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 """Time between two looks at the replica's clock."""
 
+NAMES_BEGAN = 1_577_836_800
+"""Unix seconds of 2020-01-01, from where names count: six digits last until 2088."""
+
 DIGITS = string.digits + string.ascii_lowercase
 TIME_DIGITS = 6
 RANDOM_DIGITS = 6
@@ -200,7 +203,7 @@ def draw_name() -> str:
 
     So names ascend with time, and a node that is behind knows an epoch that it has yet to see.
     """
-    seconds = int(time.time())  # noqa: TID251 - the order of epochs over hosts and restarts
+    seconds = int(time.time()) - NAMES_BEGAN  # noqa: TID251 - the order of epochs over hosts and restarts
     digits = []
     for _ in range(TIME_DIGITS):
         seconds, digit = divmod(seconds, len(DIGITS))

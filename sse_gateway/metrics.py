@@ -176,15 +176,23 @@ class Metrics:
         yield _counter("source_losses", "Live links to Redis that were lost.", source.losses)
         yield _counter("source_paused_seconds", "Time in which Redis was not read.", source.paused_s)
         yield _counter("epochs", "Epochs begun.", gateway.hub.log.begun)
+        ignored = gateway.member.control.ignored
+        yield _counters("control_ignored", "Control messages that were not heeded.", "reason", ignored)
         yield _gauge("ready", "Whether /readyz says yes.", float(not gateway.unready()))
 
     def _process(self) -> Iterator[Metric]:
-        yield _gauge("open_descriptors", "Descriptors in use.", sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        yield _gauge("open_descriptors", "Descriptors in use.", self._open_descriptors())
         yield _gauge("descriptors_limit", "Descriptors this process may have.", self._gateway.max_descriptors)
         yield _counter("log_records_dropped", "Log records that found no room.", dropped_records())
         info = GaugeMetricFamily(PREFIX + "build_info", "Always 1; the version is a label.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+
+    def _open_descriptors(self) -> int:
+        try:
+            return sum(1 for _ in Path("/proc/self/fd").iterdir())
+        except OSError:  # there is none left to look with
+            return self._gateway.max_descriptors
 
     def _by_rule(self, counts: Sequence[int]) -> dict[str, int]:
         return dict(zip(self._rules, counts, strict=True))

@@ -38,6 +38,7 @@ class _Offer:
     via: str
     due: float
     is_made: bool = False
+    has_won: bool = False
 
 
 class Offers:
@@ -75,9 +76,12 @@ class Offers:
 
     def prepare(self, join: Message, claims: Iterable[str], now: float) -> None:
         """Cut for a JOIN, at its place in the log."""
+        token, have = join.fields
+        for known, offer in list(self._offers.items()):
+            if offer.joiner == join.node or known == token:  # it asks anew: of the other it wants no more
+                self._stop(known)
         if len(self._offers) >= MAX_CUTS:
             return
-        token, have = join.fields
         is_local = self._is_local(join.node)
         delay = 0.0 if is_local else OFFER_S[0] + self._random() * (OFFER_S[1] - OFFER_S[0])
         cut = self._hub.cut(token, have, claims, now)
@@ -98,9 +102,10 @@ class Offers:
         if offer is None:
             return
         if is_ours:
+            offer.has_won = True
             self.served += 1
             self._decide(Serve(token, offer.joiner, offer.via, offer.cut))
-        else:
+        elif not offer.has_won:
             self.end(token)
 
     def end(self, token: str) -> None:
@@ -112,5 +117,8 @@ class Offers:
     def drop(self) -> None:
         """Let go of all, and stop what is under way."""
         for token in list(self._offers):
-            self.end(token)
-            self._decide(Stop(token))
+            self._stop(token)
+
+    def _stop(self, token: str) -> None:
+        self.end(token)
+        self._decide(Stop(token))

@@ -111,7 +111,9 @@ class Placement:
             self._tally.queue_bytes -= catchup.charged
             reader.catchup = anew = Catchup(head=-1, newest=catchup.newest)
             anew.is_open = catchup.is_open
-            anew.asked = self._log.cursor(reader.position) if catchup.is_open else catchup.asked
+            # Who has not been told yet that his cursor was void has got no further.
+            is_here = catchup.is_open and catchup.gap is None
+            anew.asked = self._log.cursor(reader.position) if is_here else catchup.asked
 
     def replant(self, readers: Iterable[Reader], now: float) -> None:
         """Find new places for readers that were uprooted."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sse_gateway.decisions import Decision
     from sse_gateway.errors import MessageError
     from sse_gateway.hub import Hub
+    from sse_gateway.snapshot import Snapshot
 
 JOIN_S = 0.5
 """Without an offer for this long, we claim."""
@@ -53,6 +54,9 @@ VETO_S = 0.3
 
 PROGRESS_S = 2.0
 """Without the next block of a snapshot for this long, we ask somebody else."""
+
+ECHO_S = 15.0
+"""What we publish comes back, however late, or the link is found dead before. To say it again would not help."""
 
 REJOIN_S = 5.0
 """The patience with a JOIN doubles with each claim that was vetoed, up to this."""
@@ -153,14 +157,9 @@ class Replica:
 
     def published(self, publish: Publish, receivers: int, now: float) -> None:
         """Redis has answered a PUBLISH of ours, before or after our own copy of it came."""
-        joining = self._joining
-        if receivers > self._copies:
-            return
-        if publish is joining.join:
-            joining.was_alone = True
-        elif publish is joining.claim:
-            joining.is_alone = True
-        self._claim_if_alone(now)
+        if receivers <= self._copies:
+            self._joining.note_alone(publish)
+            self._claim_if_alone(now)
 
     # The log.
 
@@ -170,8 +169,8 @@ class Replica:
         """Take a publication; arguments and result as in `Hub.publish`."""
         if self.role is Role.SYNCED:
             return self._hub.publish(pattern, channel, payload, now, wall)
-        if self.role is Role.BUFFERING:
-            self._keep(Publication(pattern, channel, payload, now, wall), len(channel) + len(payload), now)
+        if self.role is Role.BUFFERING and not self._joining.keep(Publication(pattern, channel, payload, now, wall)):
+            self._join(now)
         return None
 
     def entry(self, payload: bytes, now: float) -> None:
@@ -211,18 +210,17 @@ class Replica:
         joining = self._joining
         if not self.is_joining or token != joining.token:
             return False
-        if joining.snapshot is None:
-            self._expect(joining, now)
-        assert joining.snapshot is not None  # noqa: S101 - see above
+        snapshot = joining.snapshot or self._expect(joining, now)
+        if joining.seen_at is not None:
+            joining.deadline = now + PROGRESS_S
         try:
-            joining.snapshot.add(block)
-            if joining.snapshot.is_complete:
+            snapshot.add(block)
+            if snapshot.is_complete:
                 self._install(joining, now)
                 return False
         except SnapshotError:
             self._join(now)
             return False
-        joining.deadline = now + PROGRESS_S
         return True
 
     def served(self, token: str) -> None:
@@ -236,19 +234,19 @@ class Replica:
         self._abandon()
         self.joins += 1
         self.role = Role.JOINING
-        self._joining = Joining(self._draw(), now + PROGRESS_S)
+        self._joining = joining = Joining(self._draw(), now + ECHO_S)
         log = self._hub.log
-        have = log.cursor(log.head) if log.epochs else "-"
-        self._joining.join = self._publish(Kind.JOIN, self._joining.token, have)
+        joining.join = self._publish(Kind.JOIN, joining.token, log.cursor(log.head) if log.epochs else "-")
 
     def _begin_buffer(self, now: float) -> None:
         self.role = Role.BUFFERING
         self._claims.clear()
         self._joining.seen_at = now
-        self._joining.deadline = now + self._patience_s * (1 + self._random() / 4)
         if self._joining.snapshot is not None:
+            self._joining.deadline = now + PROGRESS_S
             self._install(self._joining, now)
         else:
+            self._joining.deadline = now + self._patience_s * (1 + self._random() / 4)
             self._claim_if_alone(now)
 
     def _abandon(self) -> None:
@@ -260,38 +258,36 @@ class Replica:
     def _hurry(self, now: float) -> None:
         """Something has not come in time."""
         joining = self._joining
-        if joining.seen_at is None or joining.snapshot is not None:
-            self._join(now)
-        elif joining.claimed is None:
+        if joining.claimed is not None and joining.is_claim_seen:
+            joining.is_claim_seen = False
+            joining.deadline = now + ECHO_S
+            self._publish(Kind.CONFIRM, joining.claimed)
+        elif joining.claimed is None and joining.seen_at is not None and joining.snapshot is None:
             self._claim(now)
         else:
-            joining.deadline = now + PROGRESS_S
-            self._publish(Kind.CONFIRM, joining.claimed)
+            self._join(now)
 
     def _claim(self, now: float) -> None:
         self._joining.claimed = epoch = self._draw()
-        self._joining.deadline = now + PROGRESS_S
+        self._joining.deadline = now + ECHO_S
         self._joining.claim = self._publish(Kind.CLAIM, epoch)
 
     def _claim_if_alone(self, now: float) -> None:
         """If Redis says that nobody else is subscribed, there is nobody to wait for."""
-        joining = self._joining
-        if self.role is not Role.BUFFERING or joining.snapshot is not None:
-            return
-        if (joining.claimed is None and joining.was_alone) or (joining.is_claim_seen and joining.is_alone):
+        if self.role is Role.BUFFERING and self._joining.is_unopposed:
             self._hurry(now)
-
-    def _keep(self, entry: Publication | Message, size: int, now: float) -> None:
-        if not self._joining.keep(entry, size):
-            self._join(now)
 
     def _wait(self, message: Message, now: float) -> None:
         """Keep a control message for later, and see what it means for us already."""
-        self._keep(message, 0, now)
         joining = self._joining
+        if not joining.keep(message):
+            self._join(now)
+            return
         match message.kind:
             case Kind.OFFER if message.fields[0] == joining.token and joining.snapshot is None:
-                self._accept(message, joining, now)
+                self._expect(joining, now)
+                joining.deadline = now + PROGRESS_S
+                self.decisions.append(Fetch(joining.token, message.fields[2]))
             case Kind.CLAIM:
                 self._note_claim(message.fields[0])
                 if message.fields[0] == joining.claimed:
@@ -317,15 +313,11 @@ class Replica:
         elif self._joining.snapshot is None:  # somebody has the log now, or our claim was void
             self._join(now)
 
-    def _accept(self, offer: Message, joining: Joining, now: float) -> None:
-        self._expect(joining, now)
-        joining.deadline = now + PROGRESS_S
-        self.decisions.append(Fetch(joining.token, offer.fields[2]))
-
-    def _expect(self, joining: Joining, now: float) -> None:
+    def _expect(self, joining: Joining, now: float) -> Snapshot:
         """A snapshot is coming."""
         joining.snapshot = self._hub.receive(joining.token, joining.seen_at or now)
         joining.claimed = None  # a claim under way is void by the peer's veto, or in force without our help
+        return joining.snapshot
 
     def _install(self, joining: Joining, now: float) -> None:
         """Go on from the snapshot if it is there, and our JOIN too; make up for what has come since."""
@@ -339,6 +331,8 @@ class Replica:
         self.checkpoints.begin(now)
         self.decisions.append(Stop(joining.token))
         for entry in joining.buffer:
+            if not self.is_synced:  # LEFT
+                return
             if isinstance(entry, Publication):
                 self._hub.publish(entry.pattern, entry.channel, entry.payload, entry.now, entry.wall)
             else:
@@ -360,6 +354,7 @@ class Replica:
             case Kind.VETO:
                 self._claims.pop(message.fields[0], None)
             case Kind.CONFIRM if message.fields[0] in self._claims:
+                self._claims.clear()
                 self._begin_epoch(message.fields[0], GapReason.EPOCH, How.SWITCHED, now)
             case Kind.CHECKPOINT:
                 self._compare(message, now)
@@ -369,12 +364,13 @@ class Replica:
                 pass
 
     def _note_claim(self, epoch: str) -> None:
+        if self._is_old(epoch):
+            return
         self._claims[epoch] = None
         if len(self._claims) > MAX_CLAIMS:
             del self._claims[next(iter(self._claims))]
 
     def _begin_epoch(self, epoch: str, reason: GapReason, how: How, now: float) -> None:
-        self._claims.clear()
         self.role = Role.SYNCED
         self.checkpoints.begin(now)
         self._hub.begin_epoch(epoch, reason, now)
@@ -386,13 +382,17 @@ class Replica:
 
     def _diverge(self, message: Message, now: float) -> None:
         epochs, to, accused = message.fields
-        if self._hub.log.epoch.name not in epochs.split(","):
+        if self._hub.log.epoch.name not in epochs.split(",") or self._is_old(to):
             return
         self._begin_epoch(to, GapReason.EPOCH, How.SWITCHED, now)
         if self._node in {message.node, accused} and self.checkpoints.took_part(now):
             self.offers.drop()
             self.role = Role.LEFT
             self.decisions.append(Leave(AWAY_S[0] + self._random() * (AWAY_S[1] - AWAY_S[0])))
+
+    def _is_old(self, epoch: str) -> bool:
+        """Whether we have had an epoch of this name: whoever begins it now plays what he has recorded (I1)."""
+        return any(epoch == known.name for known in self._hub.log.epochs)
 
     def _publish(self, kind: Kind, *fields: str) -> Publish:
         publish = Publish(kind, self._control.write(kind, *fields))

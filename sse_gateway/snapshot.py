@@ -3,7 +3,7 @@
 A snapshot is a row of blocks, each a letter and a body in MessagePack:
 
     H   one `Head`: what the log is at the cut
-    R   hashes of the ring, in order, from `Head.first` on
+    R   hashes of the ring, in order, from `Head.first` on, 8 bytes each (not MessagePack)
     W   a list of `Piece`: channels, each with some of its events; the first of a channel says the rest
     E   the end: a keyed hash over the token and all blocks before it
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import sys
 from array import array
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -44,6 +45,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
         claims: Epochs claimed, and neither vetoed nor confirmed yet.
         marks: Per rule, the highest loss of forgotten channels.
         abandoned: Per rule, where such losses lie.
+        byte_order: Of the hashes: the sender's own, as in `sys.byteorder`.
     """
 
     have: str
@@ -54,6 +56,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     claims: list[str]
     marks: list[int]
     abandoned: list[list[int]]
+    byte_order: str
 
 
 class Piece(msgspec.Struct, array_like=True, frozen=True):
@@ -172,7 +175,7 @@ class Snapshot:
         if kind == HEAD:
             self.head = self._checked(_decode(body, Head))
         elif kind == RING:
-            self._add_hashes(_decode(body, list[int]))
+            self._add_hashes(body)
         elif kind == WINDOWS:
             for piece in _decode(body, list[Piece]):
                 self._add_piece(piece)
@@ -209,11 +212,15 @@ class Snapshot:
             raise SnapshotError("a head of other rules")
         return head
 
-    def _add_hashes(self, hashes: list[int]) -> None:
-        try:
-            self.hashes.append(array("Q", hashes))
-        except OverflowError:
-            raise SnapshotError("a hash out of range") from None
+    def _add_hashes(self, body: memoryview) -> None:
+        assert self.head is not None  # noqa: S101 - checked by the caller
+        hashes = array("Q")
+        if not body or len(body) % hashes.itemsize:
+            raise SnapshotError("hashes that are not whole")
+        hashes.frombytes(body)
+        if self.head.byte_order != sys.byteorder:
+            hashes.byteswap()
+        self.hashes.append(hashes)
 
     def _add_piece(self, piece: Piece) -> None:
         if not 0 <= piece.rule < self._rules:
@@ -250,5 +257,6 @@ def _shifted(position: int, begin: int, shift: int) -> int:
 def _decode(body: memoryview, shape: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(body, type=shape)
-    except msgspec.MsgspecError as error:
+    # msgspec lets through what the text is not UTF-8 for, and what lies too deep in a part that it skips.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SnapshotError(f"a damaged block: {error}") from None

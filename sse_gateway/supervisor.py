@@ -208,16 +208,11 @@ class Supervisor:
             ConfigError: A worker has found the configuration bad.
         """
         notify("STOPPING=1\nSTATUS=draining", self._env)
-        if not self._stops:
+        workers = sum(len(generation.children) for generation in self._generations)
+        log_event(_log, logging.INFO, "gateway.draining", workers=workers, drain_s=current.settings.shutdown.drain_s)
+        if current.problems:
             for generation in self._generations:
                 generation.hurry()
-        log_event(
-            _log,
-            logging.INFO,
-            "gateway.draining",
-            workers=sum(len(generation.children) for generation in self._generations),
-            drain_s=current.settings.shutdown.drain_s,
-        )
         await self._until(lambda: not self._generations)
         log_event(_log, logging.INFO, "gateway.stopped")
         if current.problems:

@@ -57,6 +57,7 @@ class Timeline:
             self._blocks.append([entry])
         if entry.window is None:
             self.abandoned.add(entry.position)
+            self._merge(self._blocks[-1], len(self._blocks[-1]) - 1)
 
     def mark(self, mark: Mark) -> None:
         """Put a mark in the place of an event."""

@@ -184,7 +184,7 @@ class Window:
         count = len(self.lost) - keep
         if count <= 0:
             return 0
-        self.forgotten = self.lost[count - 1]
+        self.forgotten = max(self.forgotten, self.lost[count - 1])
         del self.lost[:count]
         return count
 

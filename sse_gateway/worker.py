@@ -20,6 +20,7 @@ import asyncio
 import faulthandler
 import logging
 import math
+import shutil
 import signal
 import socket
 import sys
@@ -159,6 +160,8 @@ class Worker:
                     pass
         self._gateway.deafen()
         self._gateway.stop()
+        # Who made it cannot remove it any more. Workers that still drain need it no more than we do.
+        shutil.rmtree(self._start.handover_dir, ignore_errors=True)
 
     async def _admit(self) -> None:
         """Accept connections when the time has come."""

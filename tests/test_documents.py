@@ -6,7 +6,6 @@ import ast
 import importlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,48 +14,27 @@ from sse_gateway.cli import commands
 from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
 from sse_gateway.hub import Limits
-from sse_gateway.metrics import PREFIX
+from sse_gateway.metrics import ADDITIVE, PREFIX, SupervisorMetrics
 from sse_gateway.reasons import CloseReason, GapReason, Policy, RejectReason, Replay, Unavailable
 from sse_gateway.settings import ChannelSettings, item_of, keys_of
+from tests.support.documents import DOCS, PACKAGE, PAGES, ROOT, code, read, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from enum import StrEnum
+    from pathlib import Path
 
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-PACKAGE = ROOT / "sse_gateway"
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "nginx").glob("*.md"), *(ROOT / "systemd").glob("*.md")]
-)
 
-Table = list[list[str]]
+class Counts:
+    """A supervisor that has done nothing yet."""
 
+    running = restarts = 0
 
-def read(path: Path) -> str:
-    """The text of a file."""
-    return path.read_text(encoding="utf-8")
-
-
-def tables(name: str) -> Iterator[tuple[list[str], Table]]:
-    """The tables of a document: the header's cells, and the rows'."""
-    for block in re.findall(r"(?:^\|.*\n)+", read(DOCS / name), re.MULTILINE):
-        rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in block.splitlines()]
-        yield [cell.strip() for cell in rows[0]], [[cell.strip() for cell in row] for row in rows[2:]]
-
-
-def table(name: str, *header: str) -> Table:
-    """The rows of the one table with this header."""
-    (found,) = [rows for cells, rows in tables(name) if cells == list(header)]
-    return found
-
-
-def code(cell: str) -> list[str]:
-    """The words in backquotes of a cell."""
-    return re.findall(r"`([^`]+)`", cell)
+    def __init__(self) -> None:
+        self.reloads = {"ok": 0, "failed": 0}
 
 
 async def test_the_metrics_are_those_of_the_code() -> None:
@@ -75,10 +53,18 @@ async def test_the_metrics_are_those_of_the_code() -> None:
     assert told == shown
     assert list(told) == list(shown)
     assert len(rows) == len(told)
+    supervised = table("metrics.md", "name", "type", "label", "meaning")
+    own = [
+        (family.name.removeprefix(PREFIX), family.type, sorted({label for s in family.samples for label in s.labels}))
+        for family in SupervisorMetrics(Counts()).collect()
+    ]
+    assert [(code(name)[0], kind, sorted(code(label))) for name, kind, label, _ in supervised] == own
     used = set(
         re.findall(rf"\b{PREFIX}(\w+?)(?:_total|_bucket)?\b(?=[{{\[ ]|$)", read(DOCS / "metrics.md"), re.MULTILINE)
     )
-    assert used - {""} <= told.keys()
+    assert used - {""} <= told.keys() | {name for name, _, _ in own}
+    gauges = {PREFIX + name for name, (kind, _) in told.items() if kind == "gauge"}
+    assert {name for name in ADDITIVE if "process_" not in name} <= gauges
 
 
 def settings(model: type[BaseModel], key: str = "") -> Iterator[tuple[str, FieldInfo, object]]:

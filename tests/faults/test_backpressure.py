@@ -26,8 +26,8 @@ PASS_BYTES = MARKER + "pass_bytes"
 
 
 def peak_memory(gateway: GatewayProcess) -> int:
-    """Most resident memory that the process has had, in bytes."""
-    status = Path(f"/proc/{gateway.pid}/status").read_text(encoding="ascii")
+    """Most resident memory that the worker has had, in bytes."""
+    status = Path(f"/proc/{gateway.worker_pid}/status").read_text(encoding="ascii")
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match is not None
     return int(match[1]) * KIB

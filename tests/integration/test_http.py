@@ -403,11 +403,13 @@ def test_a_gateway_without_descriptors_refuses_for_now(gateways: Gateways, valke
     assert isinstance(gateway.address, tuple)
     idle = [socket.create_connection(gateway.address, 5) for _ in range(150)]
     try:
-        gateway.wait_until(lambda: open_files(gateway.pid) >= 139, 5, "want of descriptors")
-        gateway.signal(signal.SIGSTOP)  # so that all requests are read at once
+        gateway.wait_until(lambda: open_files(gateway.worker_pid) >= 139, 5, "want of descriptors")
+        assert gateway.metric(MARKER + "open_descriptors") >= 139  # whoever is asked for metrics has some left
+        assert gateway.admin_status("/readyz") == 200
+        gateway.signal_worker(signal.SIGSTOP)  # so that all requests are read at once
         for connection in idle[:10]:
             connection.sendall(b"GET /events/a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
-        gateway.signal(signal.SIGCONT)
+        gateway.signal_worker(signal.SIGCONT)
         answers = [read_block(connection) for connection in idle[:10]]
     finally:
         for connection in idle:
@@ -417,7 +419,6 @@ def test_a_gateway_without_descriptors_refuses_for_now(gateways: Gateways, valke
     assert refused
     assert all(b'{"reason":"full"}' in answer for answer in refused)
     assert all(b"event: gateway.open" in answer for answer in answers if answer not in refused)
-    gateway.wait_ready()  # its admin listener has descriptors again
     gateway.wait_metric(CONNECTIONS, 0)
     assert gateway.metric(MARKER + "streams_refused_total", reason="full") == len(refused)
     assert connect(gateway, "/events/a").wait_open().type == "gateway.open"

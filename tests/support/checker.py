@@ -13,10 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.support.raw_client import position
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tests.support.raw_client import Block
+
+UNVERIFIABLE = "0-0-0"
+"""The id of a stream that could not be resumed; it says nothing of where the stream is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +211,32 @@ def check(
         run.take(item)
     run.finish()
     return run.problems
+
+
+def check_ids(views: Sequence[Sequence[Block]]) -> list[str]:
+    """Return every way in which ids break the promise, over all clients and all nodes they were on.
+
+    An id stands for one event everywhere. What a client gets, over all its connections, has ids that ascend
+    within an epoch, and no epoch comes back; a block of the gateway's own may stand where the client is.
+
+    Args:
+        views: Of each client all blocks that it got, one connection after the other, none of them wrapped.
+    """
+    problems: list[str] = []
+    events: dict[str, tuple[str, str]] = {}
+    for view in views:
+        newest: dict[str, int] = {}
+        current = ""
+        for block in view:
+            if block.id in {None, UNVERIFIABLE}:
+                continue
+            assert block.id is not None
+            epoch, offset = position(block.id)
+            is_move = not block.own or block.type == "gateway.gap"
+            if offset < newest.get(epoch, -1) + is_move or (epoch != current and epoch in newest):
+                problems.append(f"{block.type} at {block.id} behind {current} {newest[epoch]}")
+            current, newest[epoch] = epoch, max(offset, newest.get(epoch, -1))
+            event = (block.type, block.data)
+            if not block.own and events.setdefault(block.id, event) != event:
+                problems.append(f"{block.id} stands for {event[1][:60]!r} and {events[block.id][1][:60]!r}")
+    return problems

@@ -111,14 +111,12 @@ class Client:
     def abort(self, reason: CloseReason) -> None:
         """See `Sink`."""
         if self.reader.phase is not Phase.ENDED:
-            self._note_replay()
             self._end()
             self.node.hub.leave(self.reader, reason)
             self.lose()
 
     def farewell(self, reason: CloseReason) -> None:
         """The node ends the stream with a word."""
-        self._note_replay()
         self._end()
         rest = self.node.hub.farewell(self.reader, reason)
         self._arrive(rest if self.room is None else rest[: self.room])
@@ -128,12 +126,10 @@ class Client:
         """The connection is gone; of what is on its way, some still arrives."""
         self.is_over = True
         if not self.is_deserted:
-            in_replay = self.stream.in_replay or self.reader.phase is Phase.REPLAY
             rng = self.person.run.rng
             kept = rng.choice([0.0, 1.0, rng.random()]) if share is None else share
             self._arriving = self._arriving[: round(len(self._arriving) * kept)]
             self.read()
-            self.person.witness.cut(in_replay=in_replay)
             self.person.disconnected()
 
     def desert(self) -> None:
@@ -146,10 +142,10 @@ class Client:
     def relieve(self, room: int | None) -> None:
         """The socket takes more."""
         self.room = None if room is None else (self.room or 0) + room
-        if not self.waits or self.node.is_dead or self.reader.phase is Phase.ENDED:
+        if not self.waits or self.node.is_dead or self._has_ended():
             return
         has_more = self.node.hub.advance(self.reader, self.node.now)
-        if self.reader.phase is not Phase.ENDED and self.reader.outbox is None:
+        if not self._has_ended() and self.reader.outbox is None:
             self.waits = False
             if has_more:
                 self.node.hub.schedule(self.reader)
@@ -160,7 +156,6 @@ class Client:
         data, self._arriving = self._arriving, b""
         witness, run = self.person.witness, self.person.run
         for block in self._frames.feed(data) if data else ():
-            witness.now = run.now
             run.trace("block", self.person, self.node, block)
             witness.take(block, run.now)
 
@@ -180,8 +175,8 @@ class Client:
             self._end()
             self.node.hub.leave(self.reader, CloseReason.CLIENT)
 
-    def _note_replay(self) -> None:
-        self.stream.in_replay = self.reader.phase is Phase.REPLAY
+    def _has_ended(self) -> bool:
+        return self.reader.phase is Phase.ENDED
 
     def _end(self) -> None:
         self.is_over = True

@@ -38,9 +38,16 @@ PROFILES = {
     "snapshots": Profile(3, 1.2, {"cut": 6, "kill": 3, "start": 3, "worsen": 4, "flood": 2}),
     "lag": Profile(2, 0.8, {"delay": 6, "pause": 4, "freeze": 3, "start": 1}),
     "redis": Profile(2, 0.5, {"restart": 3, "cut": 4, "start": 2, "kill": 1, "squeeze": 2}),
-    "claims": Profile(2, 1.0, {"cut": 3, "cut_all": 4, "delay": 3, "kill": 2, "kill_all": 2, "start": 3}),
+    "claims": Profile(
+        2, 1.0, {"cut": 3, "cut_all": 4, "delay": 3, "kill": 2, "kill_all": 2, "start": 3, "hesitate": 1, "crowd": 2}
+    ),
     "all": Profile(
-        4, 1.5, _LINKS | _DEATHS | _PEERS | {"restart": 1, "cut_all": 1, "kill_all": 1, "flood": 2, "start": 4}
+        4,
+        1.5,
+        _LINKS
+        | _DEATHS
+        | _PEERS
+        | {"restart": 1, "cut_all": 1, "kill_all": 1, "flood": 2, "start": 4, "hesitate": 1, "crowd": 1},
     ),
     "hole": Profile(0, 0.6, {"hole": 1}),
 }
@@ -51,10 +58,12 @@ class Chaos:
 
     Attributes:
         kinds: Kinds of faults and their weights.
+        longest_lag_s: So far behind its log some node may have been.
     """
 
     def __init__(self, run: Run, profile: Profile) -> None:
         self.kinds = profile.kinds
+        self.longest_lag_s = 0.0
         self._run = run
         self._rate = profile.rate
         self._is_over = False
@@ -100,7 +109,6 @@ class Chaos:
         run = self._run
         if not self._is_over:
             self._remove(run.nodes[0])
-            run.nodes[-1].stop() if False else None
 
     def _node(self) -> Node | None:
         return self._run.rng.choice(self._run.nodes) if self._run.nodes else None
@@ -130,7 +138,9 @@ class Chaos:
         run = self._run
         if run.redis.connections:
             connection = run.rng.choice(run.redis.connections)
-            connection.paused_until = run.now + run.rng.choice([0.2, 0.6, 2.0, 4.0, 7.0])
+            seconds = run.rng.choice([0.2, 0.6, 2.0, 4.0, 7.0])
+            connection.paused_until = run.now + seconds
+            self._note_lag(seconds)
 
     def _do_delay(self) -> None:
         """Everything comes late for a while."""
@@ -138,6 +148,7 @@ class Chaos:
         if run.redis.connections:
             connection = run.rng.choice(run.redis.connections)
             connection.delay_s = run.rng.choice([0.1, 0.4, 0.7, 1.5, 6.0])
+            self._note_lag(connection.delay_s)
             run.after(run.rng.uniform(0.5, 8), setattr, connection, "delay_s", 0.0)
 
     def _do_squeeze(self) -> None:
@@ -153,6 +164,10 @@ class Chaos:
         run.transport.flush_lists()
         run.after(run.rng.choice([0.0, 0.3, 1.5]), run.redis.start)
 
+    def _note_lag(self, seconds: float) -> None:
+        self.longest_lag_s = max(self.longest_lag_s, seconds)
+        self._run.ledger.lag_s = self.longest_lag_s + 0.1
+
     # Processes.
 
     def _remove(self, node: Node) -> None:
@@ -162,7 +177,7 @@ class Chaos:
     def _do_kill(self) -> None:
         """A process dies, and is started again."""
         run, node = self._run, self._node()
-        if node is not None:
+        if node is not None and not self._is_over:
             run.nodes.remove(node)
             node.kill()
             run.after(run.rng.choice([0.0, 0.1, 1.0, 3.0]), self._again, node.kit.family)
@@ -192,7 +207,25 @@ class Chaos:
         """A process does nothing for a while."""
         node = self._node()
         if node is not None:
-            node.freeze(self._run.rng.choice([0.3, 1.0, 3.0, 8.0]))
+            seconds = self._run.rng.choice([0.3, 1.0, 3.0, 8.0])
+            node.freeze(seconds)
+            self._note_lag(seconds)
+
+    def _do_hesitate(self) -> None:
+        """All do nothing for about as long as a joiner waits, while one joins."""
+        for node in self._run.nodes:
+            node.freeze(self._run.rng.uniform(0.4, 0.8))
+            self._note_lag(0.8)
+        self._do_start()
+
+    def _do_crowd(self) -> None:
+        """So many join at the same time that not everybody can be served."""
+        run = self._run
+        self._do_worsen()
+        for connection in run.redis.connections[1:]:
+            run.redis.kill(connection)
+        for _ in range(6 - len(run.nodes)):
+            run.start_node(0)
 
     # Peers.
 
@@ -212,15 +245,24 @@ class Chaos:
         run = self._run
         said = [entry.payload for entry in run.ledger.entries[-200:] if not entry.patterns] or [b"1"]
         old = run.rng.choice(said)
-        words = [b"", b"\xff\x00", b"1", b"2 " + old[2:], old[:-3], old + b" x", b"1 MARK abc:1", old.replace(b" ", b"  ")]
+        words = [
+            b"",
+            b"\xff\x00",
+            b"1",
+            b"2 " + old[2:],
+            old[:-3],
+            old + b" x",
+            b"1 MARK abc:1",
+            old.replace(b" ", b"  "),
+        ]
         run.redis.publish(CONTROL, run.rng.choice(words))
 
     def _do_hole(self) -> None:
-        """One connection misses a message, as none ever should."""
+        """One connection misses a message, as none ever should; another node of its log can tell."""
         run = self._run
-        synced = [node for node in run.nodes if node.is_synced and node.connection is not None]
-        if len(synced) > 1:
-            connection = run.rng.choice(synced).connection
+        links = [node.connection for node in run.nodes if node.is_synced and node.kit.family == 0]
+        if len(links) > 1 and not any(connection.loses for connection in run.redis.connections):
+            connection = run.rng.choice(links)
             assert connection is not None
             connection.loses = 1
             run.ledger.is_faulty = True

@@ -74,6 +74,7 @@ class Ledger:
         breaks: Per family, places where an epoch began, ascending.
         bounds: Per rule index, the strictest bounds of any window.
         is_tight: Some node may lose more than its windows' bounds say.
+        lag_s: A node may be so far behind; it guesses the age of what it hands over that badly.
         is_faulty: Something was done that no Redis does; what is told then needs no reason.
     """
 
@@ -93,6 +94,7 @@ class Ledger:
         self.bounds: dict[int, Bounds] = {}
         self.is_tight = False
         self.is_faulty = False
+        self.lag_s = 0.1
         self._heads = heads
         self._counts: list[list[int]] = [[] for _ in heads]
         self._places: dict[tuple[bytes, bytes], int] = {}
@@ -208,9 +210,10 @@ class Ledger:
         """
         places = self.places.get(name, [])
         found = places[bisect_right(places, after) : bisect_right(places, upto)]
-        must = [place for place in found if place not in self._earlier]
-        may = [place for place in found if place in self._earlier and not self.is_duplicate(family, place)]
-        return must, may
+        first = self.breaks[family][0] if self.breaks[family] else 0  # nobody knows a key from before
+        used = [place for place in found if self._earlier.get(place, -1) >= first]
+        may = [place for place in used if not self.is_duplicate(family, place)]
+        return [place for place in found if place not in used] if used else found, may
 
     def is_duplicate(self, family: int, place: int) -> bool:
         """Whether the key of an event was used before in the same epoch, and nobody has had to forget it."""
@@ -227,7 +230,7 @@ class Ledger:
         return (
             self.is_tight
             or len(places) - index > bounds.max_events
-            or now - self.entries[place].at >= bounds.max_age_s - 0.001
+            or now - self.entries[place].at >= bounds.max_age_s - self.lag_s
             or sizes[-1] - sizes[index] > bounds.max_bytes
         )
 

@@ -11,7 +11,7 @@ from sse_gateway.control import fingerprint
 from sse_gateway.hub import Limits
 from sse_gateway.reasons import Format, Policy, RejectReason
 from tests.support.cluster_ledger import Bounds
-from tests.support.cluster_node import KEY, Kit
+from tests.support.cluster_parts import KEY, Kit
 from tests.support.messages import Plan
 
 if TYPE_CHECKING:

@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from sse_gateway.control import Control, Kind
+from sse_gateway.control import Control
 from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
 from sse_gateway.hub import Hub
 from sse_gateway.reasons import CloseReason
 from sse_gateway.replica import Replica
 from tests.support.cluster_ledger import Entry
+from tests.support.cluster_parts import KEY
 from tests.support.cluster_redis import Reply, Sign
 from tests.support.world import BrokenPromiseError, ensure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sse_gateway.channels import RuleTable
+    from sse_gateway.channels import Rule, RuleTable
+    from sse_gateway.decisions import Decision
+    from sse_gateway.errors import MessageError
     from sse_gateway.hub import Limits
     from sse_gateway.reasons import GapReason
-    from sse_gateway.channels import Rule
-    from sse_gateway.errors import MessageError
-    from sse_gateway.decisions import Decision
     from tests.support.cluster_client import Client
     from tests.support.cluster_redis import Connection, Item
     from tests.support.cluster_run import Run
 
-KEY = b"k" * 16
 CONTROL = b"__sse_gateway:sim"
 TICK_S = 0.05
 HUB_TICKS = 5
@@ -42,63 +39,6 @@ LIVENESS_S = 5.0
 """Without a byte for so long, a link is given up."""
 
 _DIGITS = string.digits + string.ascii_lowercase
-
-
-class WatchedHub(Hub):
-    """The hub, which tells the oracle what id it gives to each message."""
-
-    watcher: Node
-
-    def publish(
-        self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
-    ) -> tuple[Rule, MessageError] | None:
-        """See `Hub`."""
-        before = self.log.head
-        taken = super().publish(pattern, channel, payload, now, wall)
-        if self.log.head != before:
-            self.watcher.run.ledger.note(self.log.cursor(self.log.head), channel, payload)
-        return taken
-
-    def begin_epoch(self, name: str, reason: GapReason, now: float) -> None:
-        """See `Hub`."""
-        before = self.log.cursor(self.log.head) if self.log.epochs else None
-        super().begin_epoch(name, reason, now)
-        self.watcher.epoch_began(name, self.log.cursor(self.log.head), before)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a node is made of; mutants put others in their place."""
-
-    hub: type[WatchedHub] = WatchedHub
-    replica: type[Replica] = Replica
-    control: type[Control] = Control
-    tells_link: bool = True
-    epoch: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Kit:
-    """A node's configuration.
-
-    Attributes:
-        family: Which log it shares.
-        host: Where it runs.
-        table: Its rules.
-        limits: Its bounds.
-        fingerprint: Of its configuration.
-        patterns: What it subscribes to.
-    """
-
-    family: int
-    host: int
-    table: RuleTable
-    limits: Limits
-    fingerprint: str
-    patterns: frozenset[bytes]
-
-
-Claim: TypeAlias = tuple[str, float]
 
 
 class Node:
@@ -254,7 +194,7 @@ class Node:
                 self.replica.connected(self.now)
         elif isinstance(item, Reply):
             self.replica.published(item.publish, item.receivers, self.now)
-        elif isinstance(item, Entry) and self._is_up:
+        elif self._is_up:
             self._take_entry(item)
         self._decide()
 
@@ -334,15 +274,13 @@ class Node:
         ensure(60 <= seconds <= 600, "away for", seconds)
         self.run.trace("leave", self)
         self.run.left += 1
+        for connection in self.run.redis.connections:
+            connection.loses = 0  # whoever stays may be the only one, and nobody could tell
         self.farewell_all()
         self._drop_link(noticed=True)
         self.replica.lost()
         self._decide()
         self.run.after(self.run.rng.uniform(1, 3), self.connect)  # sooner: the time has no meaning here
-
-    def epoch_began(self, name: str, text: str, before: str | None) -> None:
-        """Tell the oracle."""
-        self.run.epoch_began(self, name, text, before)
 
     # The clock, and what is due.
 

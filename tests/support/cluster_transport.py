@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 AHEAD = 4
 """Blocks that wait for a joiner before the server goes on."""
 
+PATIENCE_S = 2.0
+"""So long it waits."""
+
 
 class Shelf:
     """What lies between a server and a joiner.
@@ -39,6 +42,8 @@ class Job:
         ends_after: The transport fails after so many blocks.
         pause_s: Time between two blocks.
         repeats: How likely a block is sent twice.
+        is_stopped: Nobody wants it any more.
+        waits: For so long nobody has fetched anything.
     """
 
     def __init__(self, node: Node, order: Serve, ends_after: int, pause_s: float, repeats: float) -> None:
@@ -48,6 +53,7 @@ class Job:
         self.pause_s = pause_s
         self.repeats = repeats
         self.is_stopped = False
+        self.waits = 0.0
 
 
 class Transport:
@@ -78,12 +84,19 @@ class Transport:
         self._jobs[node.name, order.token] = job
         self._shelf(order.token, order.via)
         self._run.after(job.pause_s, self._push, job)
+        for joiner in self._run.nodes:
+            if order.via == "unix" and joiner.name == order.joiner:  # who pushes need not wait for the log
+                self._begin(joiner, order.token)
 
     def fetch(self, node: Node, order: Fetch) -> None:
         """Begin to get."""
-        self._fetching.add((node.name, order.token))
         self._shelf(order.token, order.via)
-        self._run.after(0.002, self._pull, node, order.token)
+        self._begin(node, order.token)
+
+    def _begin(self, node: Node, token: str) -> None:
+        if (node.name, token) not in self._fetching:
+            self._fetching.add((node.name, token))
+            self._run.after(0.002, self._pull, node, token)
 
     def stop(self, node: Node, token: str) -> None:
         """End what a node serves or fetches under a token. Idempotent."""
@@ -115,10 +128,12 @@ class Transport:
             return
         wait = job.node.stopped_until - self._run.now
         shelf = self._shelves[job.order.token]
-        if wait > 0 or len(shelf.blocks) - shelf.taken >= AHEAD:
+        if (wait > 0 or len(shelf.blocks) - shelf.taken >= AHEAD) and job.waits < PATIENCE_S:
+            job.waits += max(wait, job.pause_s)
             self._run.after(max(wait, job.pause_s), self._push, job)
             return
-        is_cut_off = job.order.via == "list" and job.node.connection is None
+        is_cut_off = job.waits >= PATIENCE_S or (job.order.via == "list" and job.node.connection is None)
+        job.waits = 0.0
         block = None if is_cut_off or not job.ends_after else next(job.order.blocks, None)
         if block is None or shelf.is_gone:
             self.stop(job.node, job.order.token)

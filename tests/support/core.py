@@ -26,6 +26,7 @@ LIMITS = Limits(
     write_timeout_s=30.0,
 )
 RETRY_MS = 3000
+HANDOVER = "t0ken0000001"
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
@@ -125,7 +126,7 @@ class Client:
 
 
 class Core:
-    """A hub with an epoch, and what belongs around it.
+    """A hub, with an epoch or without, and what belongs around it.
 
     Attributes:
         hub: The hub.
@@ -134,11 +135,12 @@ class Core:
         now: The clock, seconds.
     """
 
-    def __init__(self, *rules: Rule, **limits: float) -> None:
+    def __init__(self, *rules: Rule, is_begun: bool = True, **limits: float) -> None:
         """Begin.
 
         Args:
             rules: In order; they get their indexes here.
+            is_begun: With an epoch of its own.
             limits: Other than those of `LIMITS`.
         """
         self.network = Network()
@@ -146,7 +148,8 @@ class Core:
         self.hub = Hub(self.rules, replace(LIMITS, **limits), b"key", self.network.write)  # type: ignore[arg-type] # numbers
         self.now = 0.0
         self.epochs = 0
-        self.begin_epoch()
+        if is_begun:
+            self.begin_epoch()
 
     def begin_epoch(self, reason: GapReason = GapReason.SOURCE) -> None:
         """End the epoch and begin the next."""
@@ -167,6 +170,15 @@ class Core:
         assert owner is not None
         data = payload.encode() if isinstance(payload, str) else payload
         self.hub.publish(owner.pattern.encode(), channel.encode(), data, self.now, self.now)
+
+    def take_over(self, peer: Core) -> None:
+        """Go on from a peer's log and windows, as a node that had lost its link does."""
+        have = self.cursor if self.hub.log.epochs else "-"
+        snapshot = self.hub.receive(HANDOVER, self.now)
+        for block in peer.hub.cut(HANDOVER, have, [], peer.now):
+            if block:
+                snapshot.add(block)
+        self.hub.install(snapshot, self.now)
 
     @property
     def cursor(self) -> str:

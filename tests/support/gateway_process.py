@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import yaml
@@ -21,7 +22,6 @@ from tests.support.valkey import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from tests.support.raw_client import Address
 
@@ -105,6 +105,14 @@ class Metrics:
         )
 
 
+def _started(pid: int) -> int:
+    """When a process began; ids come round again."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()[19])
+    except OSError:
+        return 0
+
+
 def parse_metrics(text: str) -> Metrics:
     """Parse the Prometheus text format."""
     families = text_string_to_metric_families(text)
@@ -155,14 +163,27 @@ class GatewayProcess:
 
     @property
     def pid(self) -> int:
-        """Process id, also after the end."""
+        """Process id of the supervisor, also after the end."""
         assert self._process is not None, "the gateway was not started"
         return self._process.pid
 
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers, the oldest first; none once the supervisor has gone."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        try:
+            return sorted(map(int, children.read_text(encoding="ascii").split()), key=_started)
+        except OSError:
+            return []
+
+    @property
+    def worker_pid(self) -> int:
+        """Process id of the only worker."""
+        (pid,) = self.worker_pids()
+        return pid
+
     def start(self, *, ready: bool = True, alive: bool = True) -> GatewayProcess:
         """Start the process; return when it is ready, or its admin listener answers, or at once."""
-        # Through JSON: a mapping used twice would become an anchor and an alias.
-        self._file.write_text(yaml.safe_dump(json.loads(json.dumps(self.config)), sort_keys=False))
+        self.write_config()
         command = [sys.executable, "-m", "sse_gateway", "serve", "--config", str(self._file)]
         if self._open_files is not None:
             command = ["sh", "-c", f'ulimit -n {self._open_files}; exec "$@"', "sh", *command]
@@ -183,6 +204,19 @@ class GatewayProcess:
         if alive and ready:
             self.wait_ready()
         return self
+
+    def write_config(self) -> None:
+        """Write the configuration as it is now."""
+        # Through JSON: a mapping used twice would become an anchor and an alias.
+        self._file.write_text(yaml.safe_dump(json.loads(json.dumps(self.config)), sort_keys=False))
+
+    def reload(self, text: str | None = None) -> None:
+        """Write the configuration as it is now, or whatever else, and send SIGHUP."""
+        if text is None:
+            self.write_config()
+        else:
+            self._file.write_text(text, encoding="utf-8")
+        self.signal(signal.SIGHUP)
 
     def _read_logs(self) -> None:
         assert self._process is not None
@@ -243,6 +277,11 @@ class GatewayProcess:
         """GET a path of the admin listener and return its status, 0 if nobody answers."""
         return self.admin(path)[0]
 
+    def unready_reasons(self) -> list[str]:
+        """What /readyz says is missing."""
+        reasons: list[str] = json.loads(self.admin("/readyz")[2])["reasons"]
+        return reasons
+
     def wait_ready(self, timeout_s: float = _START_S) -> None:
         """Wait until /readyz says 200."""
         self.wait_until(lambda: self.admin_status("/readyz") == 200, timeout_s, "readiness")
@@ -292,8 +331,14 @@ class GatewayProcess:
     # -- the end
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
+        """Send a signal to the supervisor."""
         os.kill(self.pid, number)
+
+    def signal_worker(self, number: signal.Signals) -> int:
+        """Send a signal to the only worker; returns its process id."""
+        pid = self.worker_pid
+        os.kill(pid, number)
+        return pid
 
     def wait_exit(self, timeout_s: float = _STOP_S) -> int:
         """Wait for the end and return the exit code; all logs have been read then."""
@@ -310,10 +355,18 @@ class GatewayProcess:
         return self.wait_exit(timeout_s)
 
     def kill(self) -> None:
-        """``kill -9``. Idempotent."""
-        if self._process is not None:
-            self._process.kill()
-            self.wait_exit()
+        """``kill -9`` of all its processes, as when the host fails. Idempotent."""
+        if self._process is None:
+            return
+        workers = self.worker_pids() if self.running else []
+        if workers:
+            self._process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
+            workers = self.worker_pids()
+        self._process.kill()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.wait_exit()
 
     def check_clean(self) -> None:
         """Fail if the process wrote anything that is not a log line, or logged an error of its own."""

@@ -188,7 +188,11 @@ class Stream:
         self._epoch = ""
         self._offsets: dict[str, int] = {}
         self._socket = _connect(address, receive_buffer)
-        self.send(_request(method, target, version, headers) if raw is None else raw)
+        try:
+            self.send(_request(method, target, version, headers) if raw is None else raw)
+        except OSError:
+            self.close()
+            raise
 
     # -- what has come
 

@@ -95,6 +95,13 @@ def _await_ready(manager: socket.socket, process: subprocess.Popen[bytes], unit:
     raise RefusedError(f"{unit} did not say READY=1 within {_READY_S} s")
 
 
+def _reload(unit: str) -> None:
+    pid = _running(unit)
+    if pid is None:
+        raise RefusedError(f"{unit}.service is not active, cannot reload.")
+    subprocess.run(shlex.split(_directive(unit, "ExecReload").replace("$MAINPID", str(pid))), check=True)
+
+
 def _stop(unit: str) -> None:
     pid = _running(unit)
     if pid is None:
@@ -128,6 +135,9 @@ def _systemctl(words: list[str]) -> None:
         return
     if verb in {"stop", "restart"}:
         _stop(unit)
+    if verb == "reload":
+        _reload(unit)
+        return
     if verb == "enable":
         _directive(unit, "WantedBy")
     if verb in {"start", "restart"} or (verb == "enable" and "--now" in words):

@@ -129,6 +129,14 @@ def test_both_can_be_restarted(machine: Machine, behind_nginx: list[str]) -> Non
     assert "data: Here again\n" in stream
 
 
+def test_it_can_be_reloaded(machine: Machine, installed: list[str]) -> None:
+    """The unit's own command makes new workers take over."""
+    assert installed
+    assert machine.run("systemctl reload sse-gateway")[0] == 0
+    machine.wait("journalctl --unit sse-gateway --lines 100000 | grep -q reload.done", "reload")
+    assert len(journal(machine, "gateway.started")) == len(journal(machine, "gateway.stopped")) + 1
+
+
 def test_the_journal_has_a_line_for_each_stream(machine: Machine, behind_nginx: list[str]) -> None:
     """As many ends as there were streams: the guides' two, and those that this test opens."""
     assert behind_nginx
@@ -136,6 +144,9 @@ def test_the_journal_has_a_line_for_each_stream(machine: Machine, behind_nginx: 
     assert before >= 2
     for _ in range(3):
         machine.run(f"{CURL} https://localhost/events/a")
-    machine.wait("curl --silent http://127.0.0.1:9080/metrics | grep -qx 'sse_gateway_connections 0.0'", "no streams")
+    machine.wait(
+        "curl --silent http://127.0.0.1:9080/metrics | grep -qx 'sse_gateway_connections{worker=\"0\"} 0.0'",
+        "no streams",
+    )
 
     assert len(journal(machine, "stream.closed")) == before + 3

@@ -69,6 +69,20 @@ def test_the_life_of_a_service(gateways: Gateways, own_valkey: Valkey, systemd: 
     assert systemd.pings() == []  # the unit asks for none here
 
 
+def test_a_reload_is_told(gateways: Gateways, valkey: Valkey, systemd: Manager) -> None:
+    """That it begins, with the time that systemd wants, and that it is over, whatever came of it."""
+    gateway = gateways.start(configuration(valkey.url), environment=systemd.environment())
+    systemd.wait("STATUS=live")
+    begun = time.monotonic()
+    gateway.reload()
+    systemd.wait("READY=1", "STATUS=live", "RELOADING=1", "STATUS=reloading", "READY=1", "STATUS=live", timeout_s=20)
+    gateway.reload("nonsense")
+    systemd.wait("RELOADING=1", "READY=1", "RELOADING=1", "READY=1", "STATUS=live", timeout_s=20)
+    (first, _) = (int(line.partition("=")[2]) for line in systemd.lines if line.startswith("MONOTONIC_USEC="))
+
+    assert begun <= first / 1_000_000 <= time.monotonic()
+
+
 def test_both_listeners_are_open_when_it_says_ready(gateways: Gateways, own_valkey: Valkey, systemd: Manager) -> None:
     """Whatever starts after the unit can connect at once, even while Redis is away."""
     own_valkey.kill()

@@ -12,7 +12,9 @@ import pytest
 from sse_gateway.cli import EXIT_CONFIG
 from sse_gateway.config import Settings
 from sse_gateway.gateway import RESERVED_DESCRIPTORS
+from sse_gateway.generation import SPARE_S
 from sse_gateway.stream import LINGER_S
+from sse_gateway.supervisor import WATCHDOG_S
 
 UNIT = Path(__file__).parents[2] / "systemd" / "sse-gateway.service"
 TEXT = UNIT.read_text(encoding="utf-8")
@@ -61,8 +63,16 @@ def test_it_is_closed() -> None:
 
 def test_its_numbers_fit_the_gateways() -> None:
     """A stop has time for the drain and the last words; there is a descriptor for every stream."""
-    assert seconds("TimeoutStopSec") >= SETTINGS.shutdown.drain_s + 2 * LINGER_S + 5
+    assert seconds("TimeoutStopSec") >= SETTINGS.shutdown.drain_s + max(2 * LINGER_S + 5, SPARE_S)
     assert int(value("LimitNOFILE")) >= SETTINGS.limits.connections + RESERVED_DESCRIPTORS
+
+
+def test_workers_are_the_supervisors_business() -> None:
+    """It is told to stop and to reload, and one of them may be killed without the rest."""
+    assert value("KillMode") == "mixed"
+    assert value("ExecReload") == "/bin/kill -HUP $MAINPID"
+    assert value("OOMPolicy") == "continue"
+    assert seconds("WatchdogSec") == WATCHDOG_S
 
 
 def test_it_restarts_after_everything_but_a_bad_configuration() -> None:

@@ -495,3 +495,35 @@ def test_slots_stay_while_passes_wait() -> None:
 
     assert readers[29][1].taken == event(1).frame
     assert late_sock.taken == b""
+
+
+def test_position_before_a_batch_ends() -> None:
+    """What is marked but not yet in a pass is not there for anybody."""
+    hall = Hall()
+    reader = hall.join()[0]
+
+    hall.audience.pending.append(event(7))
+
+    assert hall.audience.position_of(reader, 9) == 6
+
+
+def test_passes_are_dropped() -> None:
+    """Passes under way are forgotten once nobody is left of their members, and their bytes with them (I5)."""
+    hall = Hall()
+    reader, sock = hall.join()
+    other = hall.join()[0]
+    hall.put(event(1))
+    hall.deliver(1)
+    hall.put(event(2), event(3))
+    for member in (reader, other):
+        hall.audience.leave(member)
+
+    dropped = hall.audience.drop_passes()
+    hall.audience.join(reader)
+    hall.audience.put([event(4)])
+    hall.deliver()
+
+    assert dropped == 60
+    assert sock.taken == event(1).frame + event(4).frame
+    hall.audience.leave(reader)
+    assert ((reader.events, reader.bytes), (other.events, other.bytes)) == ((2, 40), (0, 0))

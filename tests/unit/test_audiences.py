@@ -123,3 +123,17 @@ def test_silent() -> None:
     hall.audiences.note_sent(first, 5.0)
     assert hall.audiences.silent_since(2.0) == [second, third]
     assert hall.audiences.silent_since(5.0) == [second, third, first]
+
+
+def test_waiting_in_order() -> None:
+    """Readers that catch up wait in the order in which they came, each once, and leave in any."""
+    hall = Hall()
+    audience = hall.admit("channel=a")
+    hall.admit("channel=a")
+    hall.admit("channel=a")
+    first, second, third = audience.waiting
+
+    del audience.waiting[second]
+
+    assert list(audience.waiting) == [first, third]
+    assert hall.audiences.dissolve_if_empty(audience) == 0

@@ -87,11 +87,11 @@ def test_wrong_use_is_64(words: tuple[str, ...], said: str, capsys: pytest.Captu
 def test_check_config_prints_the_effective_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A good file is shown with defaults, and without its secrets."""
     file = tmp_path / "gateway.yaml"
-    file.write_text("auth: {mode: none}\nredis: {url: 'redis://user:secret@localhost'}\n")
+    file.write_text("auth: {mode: none}\nredis: {url: 'redis://user:hunter2@localhost'}\n")
     assert code_of("check-config", str(file)) == 0
     shown = capsys.readouterr().out
     assert "heartbeat: 15s" in shown
-    assert "secret" not in shown
+    assert "hunter2" not in shown
 
 
 @pytest.mark.parametrize("command", [("check-config",), ("serve", "--config")])

@@ -49,7 +49,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
     """Syntax traps, types, unknown keys, contradictions and the environment, each with its place and key."""
     text = """\
 listen: {host: 127.0.0.1, port: 9080}
-workers: auto
+workers: many
 log: {levle: info, mode: x}
 log: {}
 channels:
@@ -221,6 +221,10 @@ def test_the_effective_settings_are_written_for_people(tmp_path: Path) -> None:
     for line in ("  heartbeat: 15s", "  window_memory: 512MiB", "    max_age: 5m", "  max_age: 0s", "  origins: []"):
         assert f"\n{line}\n" in text
     assert "\n# window_memory holds per worker: 1 x 512MiB = 512MiB\nlimits:\n" in text
+    text = effective_yaml(load(tmp_path, f"{AUTH}workers: 3\n"))
+    assert "\nworkers: 3\n" in text
+    assert "\n# window_memory holds per worker: 3 x 512MiB = 1536MiB\nlimits:\n" in text
+    assert "\nworkers: auto\n" in effective_yaml(load(tmp_path, f"{AUTH}workers: auto\n"))
 
 
 @given(

@@ -50,6 +50,14 @@ def test_two_listeners_need_two_sockets() -> None:
     assert not conflicts(listen={"host": "192.0.2.1", "port": 80}, admin={"host": "192.0.2.2", "port": 80})
 
 
+def test_each_worker_needs_a_connection() -> None:
+    """They share `limits.connections`."""
+    (conflict,) = conflicts(workers=3, limits={"connections": 2})
+    assert conflict.keys == (("workers",), ("limits", "connections"))
+    assert not conflicts(workers=2, limits={"connections": 2})
+    assert not conflicts(workers="auto", limits={"connections": 1})
+
+
 @pytest.mark.parametrize("section", ["listen", "admin"])
 def test_a_unix_socket_takes_the_place_of_host_and_port(section: str) -> None:
     """Both together say two things; a `unix` of null says nothing."""

@@ -406,3 +406,25 @@ def test_what_a_prefix_replay_remembers_counts_as_queue_memory() -> None:
     core.hub.leave(client.reader, CloseReason.CLIENT)
 
     assert core.hub.tally.queue_bytes == 0
+
+
+@pytest.mark.parametrize("room", [10**9, 0, 40])
+def test_gap_in_the_middle_of_a_stream(room: int) -> None:
+    """A stream whose place has become void is told so before it gets anything more, and counted once (I2)."""
+    core, peer = Core(rule()), Core(rule(), is_begun=False)
+    peer.hub.begin_epoch("f0reign00001", GapReason.SOURCE, 0.0)
+    base = peer.cursor
+    client = core.connect("channel=a", room=room)
+    peer.publish("a", "1")
+
+    core.take_over(peer)
+    client.read()
+    opening, gap, event = client.blocks()
+
+    assert (opening.type, event.data, event.id) == ("gateway.open", "1", peer.cursor)
+    assert (gap.type, gap.id, gap.json()) == (
+        "gateway.gap",
+        base,
+        {"reason": "source", "channels": ["a"], "missed": None},
+    )
+    assert core.hub.tally.gaps[GapReason.SOURCE] == 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sse_gateway.errors import ConfigError, GatewayError, MessageError, RequestError, SourceError
+from sse_gateway.errors import ConfigError, GatewayError, MessageError, RequestError, SnapshotError, SourceError
 from sse_gateway.reasons import RejectReason
 
 
@@ -26,7 +26,14 @@ def test_a_message_error_knows_what_it_is_counted_as() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ConfigError([]), RequestError(400, ""), MessageError(RejectReason.TYPE, ""), SourceError("away")]
+    "error",
+    [
+        ConfigError([]),
+        RequestError(400, ""),
+        MessageError(RejectReason.TYPE, ""),
+        SourceError("away"),
+        SnapshotError("damaged"),
+    ],
 )
 def test_every_error_on_purpose_has_one_base(error: Exception) -> None:
     """What is not one of them is a fault of ours and ends the process (I9)."""

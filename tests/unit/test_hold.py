@@ -54,6 +54,18 @@ def test_all() -> None:
     assert (hold.reached(5), hold.expired(HOLD_S), hold.all()) == ([], [], [])
 
 
+def test_held_again() -> None:
+    """Whoever is put back keeps the time that he has waited: what goes on around him does not hold him longer."""
+    hold = Hold()
+    (reader,) = readers(1)
+    hold.put(reader, 5, 0.0)
+    for put_back in hold.all():
+        hold.put(put_back, 9, HOLD_S - 1.0)
+
+    assert hold.expired(HOLD_S) == [reader]
+    assert hold.expired(2 * HOLD_S) == []
+
+
 def test_gone_meanwhile() -> None:
     """Whoever has left does not come out, and is not kept for ever, however far its cursor was ahead (I5, I8)."""
     takes: list[Callable[[Hold], list[Reader]]] = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from sse_gateway.errors import SnapshotError
 from sse_gateway.frames import LAST_CHUNK
 from sse_gateway.hold import HOLD_S
 from sse_gateway.outbox import CHUNK_BYTES
@@ -200,13 +201,13 @@ def test_cursor_ahead_for_too_long() -> None:
 
 
 def test_cursor_ahead_of_an_epoch_that_ended() -> None:
-    """A new epoch ends the wait of whoever was ahead of the old one."""
+    """A new epoch ends the wait of whoever was ahead of the old one: others have seen more of that than we."""
     ahead, core = Core(rule()), Core(rule())
     client = core.connect("channel=a", ahead.publish("a", "1"))
 
     core.begin_epoch()
 
-    assert client.told() == ["cursor:None"]
+    assert client.told() == ["epoch:None"]
 
 
 def test_very_many_are_ahead() -> None:
@@ -551,3 +552,67 @@ def test_an_audience_lives_while_one_is_left() -> None:
 
     assert client.told() == ["1"]
     assert core.hub.audiences == 1
+
+
+# What comes from a peer.
+
+
+def test_first_log() -> None:
+    """A core without a log takes over a peer's, and its streams begin there."""
+    peer, core = Core(rule()), Core(rule(), is_begun=False)
+    cursor = peer.publish("a", "1")
+    peer.publish("a", "2")
+
+    core.take_over(peer)
+
+    assert core.cursor == peer.cursor
+    assert core.connect("channel=a", cursor).told() == ["2"]
+
+
+def test_snapshot_that_continues_another_log() -> None:
+    """A snapshot that does not begin where our log ends changes nothing, nor does one that is not whole."""
+    peer, core = Core(rule()), Core(rule())
+    client = core.connect("channel=a")
+    cut = peer.hub.cut("t0ken0000001", core.cursor, [], 0.0)
+    snapshot = core.hub.receive("t0ken0000001", 0.0)
+    for block in cut:
+        with pytest.raises(SnapshotError):
+            core.hub.install(snapshot, 0.0)
+        snapshot.add(block)
+    core.publish("a", "1")
+
+    with pytest.raises(SnapshotError):
+        core.hub.install(snapshot, 0.0)
+
+    assert (client.told(), client.reader.phase) == (["1"], Phase.LIVE)
+
+
+def test_goes_on_from_a_snapshot() -> None:
+    """Streams get what a snapshot has beyond their places, be they live, behind, or held; and go on from there (I3)."""
+    core, peer, further = Core(rule()), Core(rule()), Core(rule())
+    live, slow = core.connect("channel=a"), core.connect("channel=a", room=0)
+    held = core.connect("channel=a", further.publish("a", "1", "2"))
+    core.put("a", "1")
+    peer.publish("a", "1", "2", "3")
+
+    core.take_over(peer)
+    core.run()
+    slow.read()
+
+    assert [client.told() for client in (live, slow, held)] == [["1", "2", "3"], ["1", "2", "3"], ["3"]]
+    assert (core.hub.tally.queue_bytes, core.hub.tally.pass_bytes) == (0, 0)
+
+
+def test_goes_on_from_another_log() -> None:
+    """Where a snapshot does not continue our log, streams are told, once (I2)."""
+    core, peer = Core(rule()), Core(rule(), is_begun=False)
+    peer.hub.begin_epoch("f0reign00001", GapReason.SOURCE, 0.0)
+    client = core.connect("channel=a")
+    core.publish("a", "1")
+    peer.publish("a", "2")
+
+    core.take_over(peer)
+    core.run()
+
+    assert client.told() == ["1", "source:None", "2"]
+    assert core.cursor == peer.cursor

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from itertools import chain
+from typing import TYPE_CHECKING
+
 import pytest
 
 from sse_gateway.cursor import parse_cursor
-from sse_gateway.log import MAX_EPOCHS, Log, Verdict
+from sse_gateway.log import MAX_EPOCHS, Epoch, Log, Verdict
 from sse_gateway.reasons import GapReason
+
+if TYPE_CHECKING:
+    from array import array
 
 FIRST = "epoch0000001"
 SECOND = "epoch0000002"
@@ -19,6 +25,18 @@ def log_with(*sizes: int, ring_size: int = BLOCK) -> Log:
         for message in range(size):
             log.append(b"channel", b"%d" % message)
     return log
+
+
+def taken_over(other: Log, log: Log, after: int = -1) -> None:
+    """Extend a log by what another has counted after a position, as a snapshot does."""
+    first, hashes = other.hashes_after(after)
+    shift = log.head + 1 - first
+    log.extend([Epoch(e.name, e.base + shift, e.reason) for e in other.epochs if e.base > after], hashes)
+
+
+def flat(parts: list[array[int]]) -> list[int]:
+    """All hashes of some parts."""
+    return list(chain(*parts))
 
 
 def test_break() -> None:
@@ -120,9 +138,10 @@ def test_ahead(offset: int) -> None:
     assert log_with(2).locate(f"{FIRST}-{offset}-0123456789ab") == (Verdict.AHEAD, offset)
 
 
-def test_beyond_an_older_epoch() -> None:
-    """A cursor beyond the end of an older epoch never was one."""
-    assert log_with(2, 2).locate(f"{FIRST}-3-0123456789ab") == (Verdict.INVALID, 5)
+@pytest.mark.parametrize("offset", [3, 2**63])
+def test_beyond_an_older_epoch(offset: int) -> None:
+    """Whoever has seen more of an older epoch than we has seen nothing yet of the next one."""
+    assert log_with(2, 2, 2).locate(f"{FIRST}-{offset}-0123456789ab") == (Verdict.UNKNOWN_EPOCH, 3)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +168,11 @@ def test_garbage(text: str) -> None:
 
 
 def test_unknown_epoch() -> None:
-    """A well-formed cursor of an epoch that is not remembered is of a log unknown here."""
-    assert log_with(2).locate(f"{SECOND}-1-0123456789ab") == (Verdict.UNKNOWN_EPOCH, 2)
+    """A cursor of a log unknown here is placed where the current epoch begins: its owner has nothing of that."""
+    log = log_with(2, 2)
+
+    assert log.locate("epoch0000000-1-0123456789ab") == (Verdict.UNKNOWN_EPOCH, 3)
+    assert log.locate("epoch0000003-1-0123456789ab") == (Verdict.NEWER_EPOCH, 3)
 
 
 def test_ring() -> None:
@@ -206,10 +228,109 @@ def test_forgotten_epoch() -> None:
     log = log_with(*([1] * MAX_EPOCHS))
     oldest = log.cursor(1)
 
-    log.begin_epoch("another00001", GapReason.SOURCE)
+    log.begin_epoch(f"epoch{MAX_EPOCHS + 1:07}", GapReason.SOURCE)
 
     assert len(log.epochs) == MAX_EPOCHS
     assert log.begun == MAX_EPOCHS + 1
     assert log.locate(oldest)[0] is Verdict.UNKNOWN_EPOCH
     assert log.cursor(1) == "0-0-0"
     assert log.locate(log.cursor(2)) == (Verdict.VERIFIED, 2)
+
+
+def test_hashes_after() -> None:
+    """What the ring holds after a position is given in parts, from any position on."""
+    log = log_with(BLOCK + 5, ring_size=2 * BLOCK)
+    first, whole = log.hashes_after(-1)
+
+    assert (first, [len(part) for part in whole]) == (0, [BLOCK, 6])
+    for position in (0, 7, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 4, BLOCK + 5):
+        first, parts = log.hashes_after(position)
+        assert (first, flat(parts)) == (position + 1, flat(whole)[position + 1 :])
+        assert all(parts)
+
+
+def test_hashes_after_a_full_block() -> None:
+    """After the last position there is nothing, also where a block has just become full."""
+    log = log_with(BLOCK - 1)
+
+    assert log.hashes_after(log.head) == (BLOCK, [])
+
+
+def test_hashes_older_than_the_ring() -> None:
+    """Older positions than the ring holds are left out."""
+    log = log_with(BLOCK)
+
+    first, parts = log.hashes_after(5)
+
+    assert (first, [len(part) for part in parts]) == (BLOCK, [1])
+
+
+def test_hashes_are_of_one_moment() -> None:
+    """What was read does not change while the log goes on, over the end of a block and of the ring."""
+    log = log_with(BLOCK - 3, ring_size=2 * BLOCK)
+    wholes = [log.hashes_after(-1), log.hashes_after(4)]
+    before = [(first, flat(parts)) for first, parts in wholes]
+
+    for message in range(3 * BLOCK):
+        log.append(b"other", b"%d" % message)
+
+    assert [(first, flat(parts)) for first, parts in wholes] == before
+
+
+@pytest.mark.parametrize("sizes", [(5,), (5, 0, 3), (BLOCK,), (2 * BLOCK + 9, 4)])
+@pytest.mark.parametrize("ring_size", [BLOCK, 4 * BLOCK])
+def test_taken_over(sizes: tuple[int, ...], ring_size: int) -> None:
+    """A log that takes over another verifies its cursors as far as its own ring goes, and counts on alike (I10)."""
+    other = log_with(*sizes, ring_size=4 * BLOCK)
+    log = Log(b"key", ring_size)
+
+    taken_over(other, log)
+
+    assert (log.head, log.epochs, log.begun) == (other.head, other.epochs, len(sizes))
+    for position in range(other.head + 1):
+        verdict = log.locate(other.cursor(position))
+        assert verdict == ((Verdict.VERIFIED, position) if position >= log.floor else (Verdict.STALE, log.floor))
+    assert log.floor == log_with(*sizes, ring_size=ring_size).floor
+    assert log.append(b"a", b"1") == other.append(b"a", b"1")
+
+
+def test_taken_over_in_part() -> None:
+    """A log that lagged behind is extended by what it has missed: the rest of its epoch, and new ones (I10)."""
+    behind, other = log_with(3), log_with(5, 2)
+
+    taken_over(other, behind, after=behind.head)
+
+    assert behind.epochs == other.epochs
+    assert [behind.cursor(position) for position in range(9)] == [other.cursor(position) for position in range(9)]
+    assert behind.append(b"a", b"1") == other.append(b"a", b"1")
+
+
+def test_nothing_taken_over() -> None:
+    """A log that has missed nothing goes on as it was."""
+    log, other = log_with(3), log_with(3)
+
+    taken_over(other, log, after=log.head)
+
+    assert log.append(b"a", b"1") == other.append(b"a", b"1")
+
+
+def test_restart() -> None:
+    """A log that is begun from another forgets its own cursors, and uses none of its positions again (I1, I10)."""
+    log, other = log_with(7, 2), Log(b"key", BLOCK)
+    other.begin_epoch("other0000001", GapReason.SOURCE)
+    for message in range(BLOCK + 5):
+        other.append(b"channel", b"%d" % message)
+    own = [log.cursor(position) for position in range(log.head + 1)]
+    used = log.head + 1
+
+    log.restart(used + other.floor - 1)
+    taken_over(other, log)
+
+    assert (log.head, log.floor, log.epoch.base) == (used + other.head, used + other.floor, used)
+    assert [log.locate(cursor)[0] for cursor in own] == [Verdict.UNKNOWN_EPOCH] * len(own)
+    assert [log.locate(other.cursor(position)) for position in (other.floor, other.head)] == [
+        (Verdict.VERIFIED, log.floor),
+        (Verdict.VERIFIED, log.head),
+    ]
+    assert log.locate(other.cursor(3)) == (Verdict.STALE, log.floor)
+    assert log.append(b"a", b"1") == other.append(b"a", b"1")

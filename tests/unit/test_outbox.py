@@ -282,3 +282,19 @@ def test_latest_does_not_grow() -> None:
 
     assert len(box.events) <= 2 * box.count + 16
     assert positions(box.take()[1]) == [1, 1999]
+
+
+@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.LATEST])
+def test_rewind(policy: Policy) -> None:
+    """What is queued and not told is forgotten, what the socket has begun to take is not (rule 4)."""
+    box = outbox(policy, events=1, chunk=b"rest")
+    box.offer([event(1), event(2, B)])
+    box.offer([event(3)])
+    assert box.loss is not None
+
+    box.rewind()
+
+    assert (box.chunk, len(box), box.count, box.bytes, box.loss, box.position) == (b"rest", 4, 0, 0, None, 0)
+    assert box.take() == (None, [])
+    assert box.offer([event(1), event(2, B)]) == 0
+    assert positions(box.take()[1]) == [1, 2]

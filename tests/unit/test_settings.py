@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +113,11 @@ def test_types_and_ranges_are_strict(section: str, value: object, kind: str) -> 
 @pytest.mark.parametrize(
     ("section", "value", "sentence"),
     [
-        ("workers", 4, "several workers are not available"),
-        ("workers", "auto", "several workers are not available"),
-        ("workers", 0, "must be 1"),
-        ("workers", True, "must be 1"),
-        ("workers", "1", "must be 1"),
-        ("workers", [1], "must be 1"),
+        ("workers", 0, "must be from 1 to 256, or auto"),
+        ("workers", 257, "must be from 1 to 256, or auto"),
+        ("workers", True, "must be from 1 to 256, or auto"),
+        ("workers", "1", "must be from 1 to 256, or auto"),
+        ("workers", [1], "must be from 1 to 256, or auto"),
         ("auth", {"mode": "jwt"}, "not available in this version"),
         ("auth", {"mode": "callback"}, "not available in this version"),
         ("auth", {"mode": "hunter2"}, "must be none"),
@@ -177,6 +178,21 @@ def test_settings_do_not_change() -> None:
     """A reload makes new ones."""
     with pytest.raises(ValidationError, match="frozen"):
         settings().listen.port = 1
+
+
+def test_workers_are_a_number() -> None:
+    """Or as many as there are cores to run on, each of which may take a connection at least."""
+    assert settings(workers=256).worker_count == 256
+    assert settings(workers="auto").worker_count == len(os.sched_getaffinity(0))
+    assert settings(workers="auto", limits={"connections": 1}).worker_count == 1
+
+
+def test_a_document_is_for_our_own_processes() -> None:
+    """It makes the same settings again, with their secrets."""
+    found = settings(redis={"url": "redis://:hunter2@h"}, cluster={"secret": "hunter2" * 4}, listen={"unix": "/run/s"})
+    document = json.loads(json.dumps(found.document()))
+    assert Settings.model_validate(document) == found
+    assert str(document).count("hunter2") == 5
 
 
 def test_the_url_of_redis_is_not_shown() -> None:

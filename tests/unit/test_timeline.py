@@ -157,3 +157,29 @@ def test_oldest() -> None:
     assert nothing is None
     assert newer is not None
     assert newer.position == 40
+
+
+def test_abandoned_is_told() -> None:
+    """A timeline knows where its abandoned marks stand, however they came and went."""
+    timeline = timeline_with(5)
+    for place in (30, 0, 10):
+        timeline.abandon(place)
+    apart = set(timeline.abandoned)
+
+    timeline.discard(20)
+
+    assert apart == {10, 30}
+    assert timeline.abandoned == {30}
+    assert positions(timeline) == [30, 40]
+
+
+def test_appended_marks() -> None:
+    """Marks that are appended merge like those that were abandoned here (I5)."""
+    timeline = timeline_with(1)
+    window = Mark(10, WINDOW)
+
+    for entry in (window, Mark(20, None), Mark(30, None), Event(40, WINDOW, b"", 0.0), Mark(50, None)):
+        timeline.append(entry)
+
+    assert positions(timeline) == [0, 10, 30, 40, 50]
+    assert timeline.abandoned == {30, 50}

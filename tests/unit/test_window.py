@@ -154,3 +154,30 @@ def test_nth_newest() -> None:
     found = [window.nth_newest(count, head) for count, head in [(1, 7), (2, 7), (2, 6), (2**63 - 1, 7), (0, 7), (1, 2)]]
 
     assert [event and event.position for event in found] == [7, 5, 3, 3, None, None]
+
+
+def test_clear() -> None:
+    """A window that begins anew has nothing, lost nothing and knows no key; its readers stay."""
+    window = window_with(1, 3, 5, mark=0)
+    window.evict(1)
+    window.keys["k"] = None
+
+    window.clear()
+
+    assert (len(window), window.bytes, window.newest, window.keys) == (0, 0, None, {})
+    assert (window.newest_loss, window.forgotten, window.missed_after(-1)) == (-1, -1, 0)
+    window.append(event_at(9, window))
+    assert positions(window.after(-1, 10)) == [9]
+
+
+def test_forget_what_was_unknown_before() -> None:
+    """Forgetting losses never makes certain what a peer did not know either: its own losses may lie above ours (I2)."""
+    window = window_with(*range(4))
+    for serial in range(4):
+        window.evict(serial)
+    window.forgotten = 2
+
+    window.forget(keep=2)
+
+    assert list(window.lost) == [2, 3]
+    assert [window.missed_after(position) for position in (1, 2, 3)] == [None, 1, 0]

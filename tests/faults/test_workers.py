@@ -1,0 +1,335 @@
+"""The supervisor keeps workers alive, speaks for them, and leaves none behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.gateway_process import CONNECTIONS, DELIVERIES, MARKER, configuration, poll
+from tests.support.streams import follow
+from tests.support.valkey import free_port, running
+
+if TYPE_CHECKING:
+    from tests.conftest import Connect
+    from tests.support.gateway_process import Config, GatewayProcess, Gateways
+    from tests.support.valkey import Valkey
+
+LATENCY = MARKER + "delivery_latency_seconds"
+RESTARTS = MARKER + "worker_restarts_total"
+WORKERS = MARKER + "workers"
+
+
+def workers(count: int, valkey: Valkey, **sections: Config) -> Config:
+    """A configuration with so many workers."""
+    return configuration(valkey.url, **sections) | {"workers": count}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_gone(*pids: int, timeout_s: float = 5.0) -> None:
+    """Wait until processes have ended."""
+    poll(lambda: not any(map(is_alive, pids)), timeout_s=timeout_s, what="end of the workers")
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process has open."""
+    return [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def kill_one(gateway: GatewayProcess, number: signal.Signals = signal.SIGKILL) -> int:
+    """Send a signal to the oldest worker; returns its id."""
+    pid = gateway.worker_pids()[0]
+    os.kill(pid, number)
+    return pid
+
+
+def test_a_killed_worker_is_started_again(gateways: Gateways, valkey: Valkey, connect: Connect, channel: str) -> None:
+    """At once, with a line in the log; the node serves again, and has forgotten nothing that it had counted."""
+    gateway = gateways.start(configuration(valkey.url))
+    stream = follow(connect, gateway, f"/{channel}")
+    for number in range(10):
+        valkey.publish(f"sse:{channel}", str(number))
+    stream.wait_events(10)
+    gateway.wait_metric(DELIVERIES, 10)
+    before = gateway.metrics()
+    pid = kill_one(gateway)
+    (died,) = gateway.wait_log("worker.died")
+    gateway.wait_metric(RESTARTS, 1)
+    gateway.wait_ready()
+    follow(connect, gateway, f"/{channel}")
+    after = gateway.metrics()
+
+    assert (died["worker"], died["pid"], died["signal"], died["exit_code"]) == (0, pid, "SIGKILL", None)
+    assert died["restart_in_s"] == 0
+    stream.wait_for(lambda s: s.eof)
+    assert after.value(DELIVERIES) == 10
+    assert after.value(f"{LATENCY}_count") >= before.value(f"{LATENCY}_count") > 0
+    assert after.value(CONNECTIONS) == 1
+    assert after.value(WORKERS) == 1
+    counters = [sample for sample in before.samples if sample.name.endswith(("_total", "_bucket", "_count"))]
+    assert [s for s in counters if after.value(s.name, **s.labels) < s.value] == []
+
+
+def test_clients_wait_while_the_worker_starts_again(
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """Nobody is refused, neither by the kernel nor by us: a connection made meanwhile is served."""
+    gateway = gateways.start(configuration(valkey.url))
+    kill_one(gateway)
+    for number in range(20):
+        stream = connect(gateway, f"/events/{channel}{number}")
+        assert stream.wait_open(timeout_s=10).type == "gateway.open"
+
+
+def test_a_worker_that_dies_again_and_again_is_waited_for(gateways: Gateways, valkey: Valkey) -> None:
+    """The first time it is started at once, then after a pause with jitter, which has a bound."""
+    gateway = gateways.start(configuration(valkey.url))
+    for number in range(4):
+        gateway.wait_until(lambda: gateway.metric(WORKERS) == 1, 10, "worker")
+        kill_one(gateway)
+        gateway.wait_log("worker.died", count=number + 1)
+    pauses = [record["restart_in_s"] for record in gateway.records("worker.died")]
+
+    assert pauses[0] == 0
+    assert [low <= pause <= 2 * low for low, pause in zip((0.05, 0.1, 0.2), pauses[1:], strict=True)] == [True] * 3
+    gateway.wait_ready()
+
+
+def test_workers_share_the_connections(gateways: Gateways, valkey: Valkey, connect: Connect, channel: str) -> None:
+    """New connections go to all of them; each takes its share of the limit, and is a worker of its own in the log."""
+    gateway = gateways.start(workers(2, valkey, limits={"connections": 301}))
+    streams = [follow(connect, gateway, f"/{channel}") for _ in range(200)]
+    valkey.publish(f"sse:{channel}", "hello")
+    for stream in streams:
+        stream.wait_data("hello")
+    gateway.wait_metric(DELIVERIES, 200)
+    metrics = gateway.metrics()
+    shares = [metrics.value(CONNECTIONS, worker=str(slot)) for slot in range(2)]
+
+    assert sum(shares) == 200
+    assert min(shares) >= 60
+    assert [metrics.value(MARKER + "connections_limit", worker=str(slot)) for slot in range(2)] == [151, 150]
+    assert sorted(record["worker"] for record in gateway.records("worker.started")) == [0, 1]
+    assert gateway.records("gateway.started", workers=2, max_connections=301)
+    assert gateway.stop() == 0
+    by_worker = [len(gateway.records("stream.closed", worker=slot)) for slot in range(2)]
+    assert by_worker == shares
+
+
+def test_one_dead_worker_is_not_ready(gateways: Gateways, valkey: Valkey, connect: Connect, channel: str) -> None:
+    """The node is not ready while one is missing; the other goes on as if nothing were."""
+    gateway = gateways.start(workers(2, valkey))
+    streams = [follow(connect, gateway, f"/{channel}") for _ in range(20)]
+    for _ in range(3):  # so that it is not started at once
+        kill_one(gateway)
+        gateway.wait_not_ready()
+        assert gateway.unready_reasons() == ["worker"]
+        gateway.wait_ready()
+    kill_one(gateway)
+    for stream in streams:
+        stream.read_available()
+    left = [stream for stream in streams if not stream.eof]
+    valkey.publish(f"sse:{channel}", "hello")
+    for stream in left:
+        stream.wait_for(lambda s: s.eof or "hello" in s.data)
+    gateway.wait_ready()
+
+
+def test_without_a_supervisor_there_are_no_workers(
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str, tmp_path: Path
+) -> None:
+    """They let go of the address at once, so that a new supervisor can have it, and end their streams in order."""
+    config = workers(2, valkey, shutdown={"drain": "2s"})
+    gateway = gateways.start(config, environment={"RUNTIME_DIRECTORY": str(tmp_path)})
+    streams = [follow(connect, gateway, f"/{channel}") for _ in range(10)]
+    pids = gateway.worker_pids()
+    assert len(pids) == 2
+    os.kill(gateway.pid, signal.SIGKILL)
+    gateways.start(config)
+    for stream in streams:
+        stream.wait_end()
+        assert stream.blocks[-1].json() == {"reason": "drain"}
+    wait_gone(*pids)
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+@pytest.mark.slow
+def test_restarts_leave_no_descriptor(gateways: Gateways, valkey: Valkey) -> None:
+    """After thirty the supervisor has open what it had, and no worker has what is another's."""
+    count = 4
+    gateway = gateways.start(workers(count, valkey), ready=False)
+    gateway.wait_ready(60)
+    before = len(open_files(gateway.pid))
+    for round_ in range(8):
+        for pid in gateway.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        gateway.wait_until(
+            lambda wanted=count * (round_ + 1): gateway.metric(RESTARTS) == wanted,  # type: ignore[misc] # mypy cannot infer a lambda with defaults
+            20,
+            "restarts",
+        )
+        gateway.wait_ready(60)
+
+    gateway.wait_until(lambda: len(open_files(gateway.pid)) <= before, 5, "as many descriptors as before")
+    port = gateway.config["listen"]["port"]
+    listening = {pid: sockets_on(pid, port) for pid in gateway.worker_pids()}
+    assert [len(inodes) for inodes in listening.values()] == [1] * count
+    assert len(set().union(*listening.values())) == count
+    for pid in gateway.worker_pids():
+        assert sockets_on(pid, gateway.config["admin"]["port"]) == set()
+
+
+def sockets_on(pid: int, port: int) -> set[str]:
+    """Inodes of the sockets with which a process listens on a port."""
+    table = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    rows = [line.split() for line in table]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].partition(":")[2], 16) == port}
+    return listening & set(open_files(pid))
+
+
+def test_a_worker_that_hangs_is_replaced(gateways: Gateways, valkey: Valkey, connect: Connect, channel: str) -> None:
+    """Who is silent for the watchdog's time is ended; meanwhile the node says that it is not ready, and is scraped."""
+    gateway = gateways.start(configuration(valkey.url), environment={"WATCHDOG_USEC": "2000000"})
+    stream = follow(connect, gateway, f"/{channel}")
+    gateway.wait_metric(CONNECTIONS, 1)
+    pid = gateway.signal_worker(signal.SIGSTOP)
+    assert gateway.unready_reasons() == ["worker"]
+    assert gateway.metric(CONNECTIONS) == 1  # what it said last
+    assert gateway.admin_status("/healthz") == 200
+    (hung,) = gateway.wait_log("worker.hung", timeout_s=10)
+    (died,) = gateway.wait_log("worker.died", timeout_s=10)
+    gateway.wait_ready()
+
+    assert (hung["pid"], died["pid"], died["signal"]) == (pid, pid, "SIGKILL")
+    assert 2 <= hung["silent_s"] < 4
+    stream.wait_for(lambda s: s.eof)
+    gateway.stray_output.clear()
+
+
+def test_a_stopped_supervisor_takes_nobody_for_hung(gateways: Gateways, valkey: Valkey) -> None:
+    """What the workers said while it did not run counts, and they serve without it."""
+    gateway = gateways.start(configuration(valkey.url), environment={"WATCHDOG_USEC": "1000000"})
+    pid = gateway.worker_pid
+    gateway.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert isinstance(gateway.address, tuple)
+    with socket.create_connection(gateway.address, 5) as client:
+        client.sendall(b"GET /events/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        while time.monotonic() < stopped + 3:
+            assert client.recv(4096)  # heartbeats
+    gateway.signal(signal.SIGCONT)
+    gateway.wait_ready()
+    assert gateway.worker_pid == pid
+    assert gateway.records("worker.hung") == []
+
+
+def test_a_worker_told_to_stop_is_started_again(
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """SIGTERM for a worker alone drains it; the place is filled again."""
+    gateway = gateways.start(configuration(valkey.url, shutdown={"drain": "500ms"}))
+    stream = follow(connect, gateway, f"/{channel}")
+    pid = gateway.signal_worker(signal.SIGTERM)
+    stream.wait_end()
+    gateway.wait_log("worker.died", pid=pid, exit_code=0)
+    gateway.wait_ready()
+    assert stream.blocks[-1].json() == {"reason": "drain"}
+    assert gateway.metric(MARKER + "streams_closed_total", reason="drain") == 1  # its last words
+
+
+def test_signals_of_the_terminal_are_the_supervisors(gateways: Gateways, valkey: Valkey) -> None:
+    """A worker minds neither Ctrl-C nor a hang-up."""
+    gateway = gateways.start(configuration(valkey.url))
+    pid = gateway.worker_pid
+    for number in (signal.SIGINT, signal.SIGHUP):
+        os.kill(pid, number)
+    gateway.wait_metric(WORKERS, 1)
+    assert gateway.worker_pids() == [pid]
+    assert gateway.unready_reasons() == []
+
+
+def test_a_hung_worker_does_not_hold_the_end_up(
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """A second SIGTERM ends in seconds what answers nothing any more."""
+    gateway = gateways.start(workers(2, valkey, shutdown={"drain": "60s"}))
+    for _ in range(10):
+        follow(connect, gateway, f"/{channel}")
+    pids = gateway.worker_pids()
+    os.kill(pids[0], signal.SIGSTOP)
+    gateway.signal(signal.SIGTERM)
+    gateway.wait_not_ready()
+    began = time.monotonic()
+    gateway.signal(signal.SIGTERM)
+
+    assert gateway.wait_exit() == 0
+    assert time.monotonic() - began < 5
+    assert [record["pid"] for record in gateway.records("worker.killed")] == [pids[0]]
+    wait_gone(*pids)
+
+
+def test_what_a_worker_finds_bad_ends_all(gateways: Gateways, tmp_path: Path) -> None:
+    """A Redis Cluster: exit code 78, and the sentence once."""
+    with running(tmp_path, options=["--cluster-enabled", "yes", "--cluster-port", str(free_port())]) as server:
+        gateway = gateways.start(workers(3, server), alive=False)
+
+        assert gateway.wait_exit(30) == 78
+    assert len(gateway.stray_output) == 1
+    assert "cluster" in gateway.stray_output[0].lower()
+    assert gateway.records("worker.died") == []
+
+
+def test_too_few_descriptors_are_bad_configuration(gateways: Gateways, valkey: Valkey) -> None:
+    """Found by a worker, said once with the remedy."""
+    gateway = gateways.start(workers(2, valkey), open_files=100, alive=False)
+    assert gateway.wait_exit(30) == 78
+    assert len(gateway.stray_output) == 1
+    assert "ulimit -n" in gateway.stray_output[0]
+
+
+def test_secrets_stay_in_memory(gateways: Gateways, own_valkey: Valkey) -> None:
+    """Neither arguments nor environment of a worker have them, and no file of ours."""
+    url = own_valkey.url.replace("redis://", "redis://default:hunter2@")
+    own_valkey.config_set("requirepass", "hunter2")
+    config = configuration("redis://127.0.0.1:1")
+    gateway = gateways.start(config, environment={"SSE_GATEWAY__REDIS__URL": url})
+    process = Path(f"/proc/{gateway.worker_pid}")
+    assert "hunter2" not in (process / "cmdline").read_text(encoding="ascii")
+    assert "hunter2" not in (process / "environ").read_text(encoding="utf-8")
+    kill_one(gateway)
+    gateway.wait_log("worker.died")
+    gateway.wait_ready()
+    own_valkey.config_set("requirepass", "")
+
+
+def test_a_broken_file_does_not_hinder_a_restart(gateways: Gateways, valkey: Valkey) -> None:
+    """A worker is started again with the configuration that was good."""
+    gateway = gateways.start(configuration(valkey.url))
+    gateway.reload("nonsense")
+    gateway.wait_log("reload.failed")
+    kill_one(gateway)
+    gateway.wait_log("worker.died")
+    gateway.wait_ready()
+
+
+def test_the_directory_for_snapshots_goes_with_the_supervisor(
+    gateways: Gateways, valkey: Valkey, tmp_path: Path
+) -> None:
+    """It is where systemd says, for its owner alone, and gone at the end."""
+    gateway = gateways.start(configuration(valkey.url), environment={"RUNTIME_DIRECTORY": str(tmp_path)})
+    (directory,) = tmp_path.iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert gateway.stop() == 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""Simulation of the whole cluster: the shipping core, everything around it virtual, all from one seed."""
