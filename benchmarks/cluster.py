@@ -91,7 +91,6 @@ def judge_join(rows: list[Row]) -> list[Target]:
         seconds, worst = _values(rows, name, "join_s"), _values(rows, name, "max_ms")
         judged += [
             target(f"{name}: link up to log held, in s, at most 2", seconds, at_most=2),
-            target(f"{name}: start to ready, in s, at most 2", _values(rows, name, "ready_s"), at_most=2),
             target(f"{name}: peer's p99, meanwhile / before, below 2", _values(rows, name, "p99_ratio"), at_most=1.99),
             target(f"{name}: peer's worst delivery meanwhile, in ms, below 20", worst, at_most=19.99),
             everything_arrived(rows, name),

@@ -25,6 +25,9 @@ INTERVAL_S = 6.0
 """Between two kills. They hit the workers by turns, and a worker that lived for 10 s is started again without a
 back-off; the clients' retry is 1.5 s at most."""
 
+BACK_S = 30.0
+"""Within this the worker must be back."""
+
 WARMUP_S = 2.0
 
 CHANGES = {
@@ -78,7 +81,7 @@ def _kill(server: Server, number: int, start_ns: int) -> float:
     lines = Lines(server.part)
     os.kill(server.part.workers()[0], signal.SIGKILL)
     died = at(lines.wait("worker.died", 5))
-    back = at(lines.wait("log.synced", INTERVAL_S))
+    back = at(lines.wait("log.synced", BACK_S))
     sleep_until(start_ns, WARMUP_S + (number + 1) * INTERVAL_S)
     return back - died
 

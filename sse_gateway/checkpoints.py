@@ -4,8 +4,8 @@ Rules:
     1. Whoever has not just seen a checkpoint of its epoch sends one: where it stands, with the hash there.
     2. A checkpoint that our ring does not bear out, or that is ahead of us, means that somebody has a
        hole. Nobody can tell who, so both sides are suspect, and the log begins anew for all.
-    3. One of an epoch that we have left, and that agrees with what we know of it, was sent before. Any
-       other of another epoch may come from a node that is slow, for a little while.
+    3. One of a younger epoch means that we have missed how it began. One of an older epoch was sent by a
+       node that is behind, or is an old message repeated: if it is still there, it will hear of ours.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_S = 0.5
 """Time between two checkpoints of anybody."""
-
-GRACE_S = 5.0
-"""For so long after an epoch has begun, a node that was slow may still send checkpoints of another."""
 
 DIVERGENCES = 3
 DIVERGENCE_S = 300.0
@@ -49,12 +46,10 @@ class Checkpoints:
         self._log = log
         self._random = random
         self._due = 0.0
-        self._began_at = 0.0
         self._diverged_at: deque[float] = deque(maxlen=DIVERGENCES)
 
     def begin(self, now: float) -> None:
         """An epoch is ours from now on."""
-        self._began_at = now
         self._wait(now)
 
     def is_due(self, now: float) -> bool:
@@ -75,11 +70,9 @@ class Checkpoints:
         if theirs == ours:
             self._wait(now)
         verdict, _ = self._log.locate(cursor)
-        if verdict in {Verdict.VERIFIED, Verdict.STALE}:
-            return []
         if theirs == ours:
-            return [ours]
-        return [] if now - self._began_at < GRACE_S else [ours, theirs]
+            return [] if verdict in {Verdict.VERIFIED, Verdict.STALE} else [ours]
+        return [ours, theirs] if verdict is Verdict.NEWER_EPOCH else []
 
     def took_part(self, now: float) -> bool:
         """Note a divergence that this node took part in; True if it was one too many."""

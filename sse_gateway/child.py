@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from sse_gateway.orders import Ask, Refused, Report, Up, Wire
@@ -58,6 +59,8 @@ class Child:
         begun_at: Seconds of the monotonic clock.
         heard_at: When it last said something.
         max_connections: Streams it takes; 0 until it is up.
+        rows: What it accepts from, as soon as it does.
+        accepts: Whether it does.
         reasons: Why new streams would not be served; None until it has said.
         problems: Why it refused its configuration.
         is_killed: Ended by us, since it did not answer.
@@ -71,6 +74,8 @@ class Child:
         self.pid = process.pid
         self.begun_at = self.heard_at = time.monotonic()
         self.max_connections = 0
+        self.rows = start.rows
+        self.accepts = False
         self.reasons: list[str] | None = None
         self.problems: tuple[str, ...] = ()
         self.is_killed = False
@@ -103,7 +108,7 @@ class Child:
     async def ask(self, within_s: float, *, metrics: bool = False) -> Report | None:
         """Ask how it is; None if it does not answer in time."""
         if len(self._questions) >= MAX_QUESTIONS:
-            return None if self.reasons is None else Report(self.reasons, [])
+            return None if self.reasons is None else Report(self.reasons, [], self.accepts)
         self._asked += 1
         number = self._asked
         answer: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()
@@ -148,6 +153,7 @@ class Child:
                     self.problems = tuple(message.problems)
                 case Report():
                     self.reasons = message.reasons
+                    self.accepts = message.accepts
                     self._owner.reported(self, message)
                     self._answer(message.answers, message)
                 case _:
@@ -179,13 +185,13 @@ async def spawn(number: int, start: Start, env: Mapping[str, str], owner: Owner)
         return Child(number, start, wire, process, owner)
 
 
-def _exec(control: int, listeners: list[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _exec(control: int, listeners: list[list[int]], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         return subprocess.Popen(  # noqa: S603 - our own program
             # -P: the package that is installed, whatever lies in the working directory.
             [sys.executable, "-P", "-m", "sse_gateway.worker", str(control)],
-            pass_fds=[control, *listeners],
+            pass_fds=[control, *chain.from_iterable(listeners)],
             stdin=subprocess.DEVNULL,
             env={name: value for name, value in env.items() if not name.startswith(_OWN)},
         )

@@ -68,7 +68,7 @@ class Saved:
 
     def is_changed_since(self, begin: int) -> bool:
         """Whether there is anything to tell of it to somebody who knows all up to `begin`."""
-        return bool(self.events) or self.newest_loss > begin or (begin < 0 and bool(self.keys))
+        return bool(self.events) or self.newest_loss > begin
 
     def drop(self, count: int) -> None:
         """Leave out what has been told: all but its events, and so many of these."""

@@ -39,7 +39,7 @@ from sse_gateway.systemd import notify, watchdog_interval_s
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from sse_gateway.channels import Rule
@@ -135,6 +135,7 @@ class Gateway:
         self._stopped = asyncio.Event()
         self._refuse = True
         self._public: Listener | None = None
+        self._is_deaf = False
         self._failure: asyncio.Future[None] = self.loop.create_future()
         self._rejected_at: dict[int, float] = {}
         self._wall_offset = time.time() - time.monotonic()  # noqa: TID251 - the one place that reads the wall clock
@@ -143,13 +144,13 @@ class Gateway:
     # Life.
 
     async def run(
-        self, started: Callable[[], None] | None = None, listeners: Sequence[socket.socket] | None = None
+        self, started: Callable[[], None] | None = None, listeners: Sequence[Sequence[socket.socket]] | None = None
     ) -> None:
         """Serve until `stop`.
 
         Args:
             started: Called once everything is in place.
-            listeners: Bound sockets; connections are accepted once `accept` is called. Without them the gateway
+            listeners: Bound sockets, in rows; connections are accepted once `accept` is called. Without them the gateway
                 stands alone: it has listeners of its own, also for admin, and watches signals.
 
         Raises:
@@ -160,12 +161,12 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.callback(lambda: log_event(_log, logging.INFO, "worker.stopped"))
             is_alone = listeners is None
-            sockets = await self._stand_alone(stack) if listeners is None else listeners
-            self._public = Listener(web.ServerRunner(self._front().server(), shutdown_timeout=SHUTDOWN_S), sockets)
+            rows = await self._stand_alone(stack) if listeners is None else listeners
+            self._public = Listener(web.ServerRunner(self._front().server(), shutdown_timeout=SHUTDOWN_S), rows)
             stack.push_async_callback(self._public.cleanup)
             stack.callback(self.streams.hurry)
             if is_alone:
-                await self.accept()
+                await self.accept([0])
             gc.freeze()  # what is there now stays: the collector need not look at it again
             await self.member.start()
             tasks = [asyncio.create_task(work) for work in (self.source.run(), self.member.run(), self._tick())]
@@ -186,7 +187,7 @@ class Gateway:
             fallback=self._fallback,
         )
 
-    async def _stand_alone(self, stack: AsyncExitStack) -> list[socket.socket]:
+    async def _stand_alone(self, stack: AsyncExitStack) -> Sequence[Sequence[socket.socket]]:
         """Watch signals, open the admin listener; returns the sockets of the public one."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.end)
@@ -194,10 +195,10 @@ class Gateway:
         await serve_app(app, await listening(self._settings.admin, "admin", stack), stack)
         return await listening(self._settings.listen, "listen", stack)
 
-    async def accept(self) -> None:
-        """Accept connections from now on. Once, after `run` has called ``started``."""
-        assert self._public is not None  # noqa: S101 - see above
-        await self._public.open()
+    async def accept(self, rows: Collection[int]) -> None:
+        """Accept connections from these listeners from now on; after `run` has called ``started``, until it stops."""
+        if self._public is not None and not self._is_deaf:
+            await self._public.accept(rows)
 
     async def _serve(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         stopped = asyncio.create_task(self._stopped.wait())
@@ -231,6 +232,7 @@ class Gateway:
 
     def deafen(self) -> None:
         """Accept no more connections. Idempotent."""
+        self._is_deaf = True
         if self._public is not None:
             self._public.close()
 

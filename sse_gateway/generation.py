@@ -7,7 +7,8 @@ Rules:
        hung, and then SIGKILL.
     3. After `drain` or `hurry` none is started again, and the end of each has a bound.
     4. Workers that are to replace others accept nothing until told. One that is started again
-       accepts once it is ready: what comes meanwhile waits in the kernel, for some seconds.
+       accepts once it is ready, or after some seconds.
+    5. Of one that is away, or silent, the others accept the connections too, until it is back.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from sse_gateway.child import Child
     from sse_gateway.listeners import Sockets
-    from sse_gateway.orders import Message
+    from sse_gateway.orders import Message, Report
     from sse_gateway.settings import Settings
 
 START_S = 30.0
@@ -45,6 +46,9 @@ SPARE_S = 6.0
 
 HURRY_S = 3.0
 """How long without one."""
+
+SILENT_S = 3.0
+"""A worker that was not heard for so long is taken for away."""
 
 FIRST_HOLD_S = 1.0
 """How long the first workers keep connections waiting until they are ready; then they refuse for now."""
@@ -162,13 +166,13 @@ class Generation:
         start = self._start(slot)
         self._holds[slot] = HOLD_S if self._may_accept else None
         try:
-            child = await children.spawn(next(self._means.numbers), start, self._means.env, self._owner)
+            child = await children.spawn(next(self._means.numbers), start, self._means.env, self)
         except OSError as error:
             log_event(_log, logging.ERROR, "worker.not_started", worker=slot, reason=error.strerror or str(error))
             return None
         self.children[slot] = child
         if self._may_accept and start.hold_s is None:  # told while it was being started
-            child.tell(Accept())
+            child.tell(Accept(child.rows))
         if self._order is not None:
             child.tell(self._order)
         await child.wait()
@@ -177,7 +181,7 @@ class Generation:
         if child.problems:
             self.problems = child.problems
             self._over.set()
-        self._owner.changed()
+        self.changed()
         return child
 
     def _start(self, slot: int) -> Start:
@@ -187,7 +191,8 @@ class Generation:
         return Start(
             settings=self._document | {"limits": self._document["limits"] | share},
             slot=slot,
-            listeners=[sock.fileno() for sock in self.sockets.of(slot, slots)],
+            listeners=[[sock.fileno() for sock in row] for row in self.sockets.rows],
+            rows=self.sockets.rows_of(slot, slots),
             hold_s=self._holds[slot],
             handover_dir=str(self._means.handover_dir),
             beat_s=min(1.0, self._means.watchdog_s / 4),
@@ -220,6 +225,7 @@ class Generation:
                 limit_s = self._means.watchdog_s if child.is_up else max(START_S, self._means.watchdog_s)
                 if now - child.heard_at > limit_s and not child.is_killed:
                     self._end_hung(child, now - child.heard_at)
+            self._share_out()
 
     @staticmethod
     def _end_hung(child: Child, silent_s: float) -> None:
@@ -227,13 +233,40 @@ class Generation:
         child.kill(signal.SIGABRT)
         asyncio.get_running_loop().call_later(ABORT_S, child.kill, signal.SIGKILL)
 
+    def _share_out(self) -> None:
+        """Have all rows accepted from, those too whose worker is away."""
+        now = time.monotonic()
+        present = {slot: child for slot, child in self.children.items() if child.accepts}
+        present = {slot: child for slot, child in present.items() if now - child.heard_at < SILENT_S}
+        if self._order is not None and self._order != Drain(refuse=True):
+            return
+        slots = len(self._holds)
+        away = [row for slot in self._holds.keys() - present for row in self.sockets.rows_of(slot, slots)]
+        for index, (slot, child) in enumerate(sorted(present.items())):
+            rows = sorted({*self.sockets.rows_of(slot, slots), *away[index :: len(present)]})
+            if rows != child.rows:
+                child.rows = rows
+                child.tell(Accept(rows))
+
+    # What they say.
+
+    def changed(self) -> None:
+        """A process has said something, or has gone."""
+        self._share_out()
+        self._owner.changed()
+
+    def reported(self, child: Child, report: Report) -> None:
+        """A process says how it is."""
+        self._owner.reported(child, report)
+
     # What they are told.
 
     def accept(self) -> None:
         """Take over: accept connections from now on, those that are started again too."""
         self._may_accept = True
         self._holds = dict.fromkeys(self._holds, HOLD_S)
-        self._tell(Accept())
+        for child in self.children.values():
+            child.tell(Accept(child.rows))
 
     def drain(self, *, refuse: bool) -> None:
         """End all workers, streams spread over the drain time. Only the first time counts."""

@@ -9,7 +9,7 @@ Rules:
        last, and whether they are whole, they say themselves.
     2. The loop is never held: a block travels in parts of at most 512 KiB, there is a turn of the
        loop between two of them, and the server rests as long as it took to make them.
-    3. All that waits is bounded (I5): 16 parts in the list, one in a socket's buffer, 8
+    3. All that waits is bounded (I5): 16 parts in the list, three in a socket's buffer, 8
        connections at a joiner. Who takes nothing for 5 s is given up.
     4. Nothing is left behind: the list has a time to live with every part that is pushed, and goes
        at once when its server gives up.
@@ -247,6 +247,7 @@ class Handover:
         if self._directory is None:
             raise FileNotFoundError("no directory of sockets")
         reader, writer = await asyncio.open_unix_connection(_socket(self._directory, joiner))
+        writer.transport.set_write_buffer_limits(2 * PART_BYTES)  # both sides work, though their turns are far apart
         try:
             writer.write(token.encode() + b"\n")
             await self._send(SocketWay(reader, writer), blocks)

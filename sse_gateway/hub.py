@@ -30,7 +30,7 @@ from sse_gateway.placement import Placement
 from sse_gateway.reader import Catchup, Phase
 from sse_gateway.reasons import CloseReason, GapReason
 from sse_gateway.replay import wrap
-from sse_gateway.snapshot import Snapshot
+from sse_gateway.snapshot import MIN_SNAPSHOT, Snapshot
 from sse_gateway.tally import Tally
 from sse_gateway.window import Event
 
@@ -121,10 +121,7 @@ class Hub:
     # What comes from the source.
 
     def begin_epoch(self, name: str, reason: GapReason, now: float) -> None:
-        """Begin a new epoch: whatever was published in between, nobody knows.
-
-        Every stream is told, in log order, with one gap.
-        """
+        """Begin a new epoch: what was published in between, nobody knows. Every stream is told one gap, in log order."""
         self.flush(now)
         epoch = self.log.begin_epoch(name, reason)
         cursor = self.log.cursor(epoch.base)
@@ -193,7 +190,7 @@ class Hub:
             token: Of our JOIN.
             cut_at: When it came back, seconds.
         """
-        max_bytes = 2 * self.limits.window_bytes + 16 * self.limits.ring_size
+        max_bytes = max(2 * self.limits.window_bytes, MIN_SNAPSHOT) + 16 * self.limits.ring_size
         return Snapshot(self._key, token, len(self.history.marks), cut_at, max_bytes=max_bytes)
 
     def install(self, snapshot: Snapshot, now: float) -> None:
@@ -224,20 +221,22 @@ class Hub:
         if is_whole:
             self.placement.replant(readers, now)
             return
+        for audience in self._audiences:
+            for reader in audience.waiting:
+                if reader.catchup is not None:  # what the peer has lost, it has not lost for being slow
+                    reader.catchup.serial = self.history.serial
         for reader in readers:
-            if reader.catchup is not None:
-                reader.catchup.serial = self.history.serial
             if reader not in self.lagging:
                 self.schedule(reader)
         self.placement.epoch_began(now)
 
     def _rewind(self) -> list[Reader]:
         """Take every live reader back to the windows."""
-        rewound = []
+        rewound: list[Reader] = []
         for audience in self._audiences:
-            for reader in audience.members():
+            rewound += (members := audience.members())
+            for reader in members:
                 self.placement.rewind(reader, audience)
-                rewound.append(reader)
             self.tally.pass_bytes -= audience.drop_passes()
         return rewound
 

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sse_gateway.control import Kind
+
 if TYPE_CHECKING:
     from sse_gateway.control import Message
     from sse_gateway.decisions import Publish
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
 BUFFER_ENTRIES = 100_000
 BUFFER_BYTES = 64 * 1024 * 1024
 """What is kept until a snapshot is there; beyond, the node joins anew."""
+
+ECHO_S = 15.0
+"""What we publish comes back, however late, or the link is found dead before. To say it again would not help."""
+
+_OF_HOLDERS = frozenset({Kind.OFFER, Kind.VETO, Kind.CHECKPOINT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Joining:
         claim: Our PUBLISH of the CLAIM.
         was_alone: Nobody else was subscribed when Redis took the JOIN.
         is_alone: Nobody else was subscribed when Redis took the CLAIM.
+        is_held: Somebody has spoken since the JOIN who holds the log.
         is_claim_seen: The CLAIM came back, and is not confirmed yet.
     """
 
@@ -53,6 +61,7 @@ class Joining:
         "deadline",
         "is_alone",
         "is_claim_seen",
+        "is_held",
         "join",
         "seen_at",
         "snapshot",
@@ -72,7 +81,13 @@ class Joining:
         self.claim: Publish | None = None
         self.was_alone = False
         self.is_alone = False
+        self.is_held = False
         self.is_claim_seen = False
+
+    @property
+    def may_claim(self) -> bool:
+        """Whether nobody seems to hold the log, once there was time to offer it."""
+        return self.seen_at is not None and not (self.is_held or self.snapshot or self.claimed)
 
     @property
     def is_unopposed(self) -> bool:
@@ -91,4 +106,6 @@ class Joining:
         self.buffer.append(entry)
         if isinstance(entry, Publication):
             self.bytes += len(entry.channel) + len(entry.payload)
+        elif entry.kind in _OF_HOLDERS:
+            self.is_held = True
         return len(self.buffer) <= BUFFER_ENTRIES and self.bytes <= BUFFER_BYTES

@@ -6,7 +6,9 @@ Rules:
        Unix socket knows no such group and is shared.
     2. A socket stays open while its address is in service: what waits in the backlog of one that is
        closed would be reset. With fewer workers the surplus is dealt out among those that remain.
-    3. Bound is not yet listening: a socket joins its group, and begins to collect connections, only
+    3. Whoever accepts from a row may do so beside another: rows of a worker that is away are taken
+       care of by those that are there, until it is back.
+    4. Bound is not yet listening: a socket joins its group, and begins to collect connections, only
        when somebody is there to accept them.
 """
 
@@ -17,7 +19,6 @@ import errno
 import socket
 import stat
 from contextlib import suppress
-from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -113,12 +114,14 @@ class Sockets:
             for sock in row:
                 sock.listen(BACKLOG)
 
-    def of(self, slot: int, slots: int) -> list[socket.socket]:
-        """Those that one of so many workers accepts from; all of them are dealt out."""
-        if self.place.unix is not None:
-            return list(self._rows[0])
-        mine = takewhile(lambda index: index < len(self._rows), count(slot, slots))
-        return [sock for index in mine for sock in self._rows[index]]
+    @property
+    def rows(self) -> Sequence[Sequence[socket.socket]]:
+        """All of them, row by row."""
+        return self._rows
+
+    def rows_of(self, slot: int, slots: int) -> list[int]:
+        """The rows that one of so many workers accepts from; all of them are dealt out."""
+        return [0] if self.place.unix is not None else list(range(slot, len(self._rows), slots))
 
     def close(self) -> None:
         """Stop listening, and remove what is still our Unix socket. Idempotent."""
@@ -139,35 +142,50 @@ class Sockets:
 
 
 class Listener:
-    """An HTTP server on bound sockets, which it takes over."""
+    """An HTTP server on rows of bound sockets, which it takes over."""
 
-    def __init__(self, runner: web.BaseRunner, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, runner: web.BaseRunner, rows: Sequence[Sequence[socket.socket]]) -> None:
         self._runner = runner
-        self._sockets = sockets
-        self._servers: list[asyncio.Server] = []
-        self._is_closed = False
+        self._rows = rows
+        self._servers: dict[int, list[asyncio.Server]] = {}
 
-    async def open(self) -> None:
-        """Accept from now on, unless it has been closed. Once."""
-        if self._is_closed:
-            return
-        loop = asyncio.get_running_loop()
-        await self._runner.setup()
+    async def accept(self, wanted: Collection[int]) -> None:
+        """Accept from these rows from now on, and from no others. Not twice at a time."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        for row in self._servers.keys() - set(wanted):
+            self._close(row)
+        for row in wanted:
+            if row not in self._servers:
+                self._servers[row] = []
+                for sock in self._rows[row]:
+                    await self._serve(row, sock)
+
+    async def _serve(self, row: int, sock: socket.socket) -> None:
+        """Serve on a duplicate: the server closes what it has."""
         server = self._runner.server
         assert server is not None  # noqa: S101 - it has been set up
-        for sock in self._sockets:
-            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(server, sock=sock, backlog=BACKLOG))
-        if self._is_closed:  # meanwhile
-            self.close()
+        if sock.fileno() < 0:  # closed meanwhile
+            return
+        loop = asyncio.get_running_loop()
+        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        listening = await create(server, sock=sock.dup(), backlog=BACKLOG)
+        if row in self._servers:
+            self._servers[row].append(listening)
+        else:
+            listening.close()
+
+    def _close(self, row: int) -> None:
+        for server in self._servers.pop(row):
+            server.close()
 
     def close(self) -> None:
         """Accept no more, and let go of the sockets; connections stay. Idempotent."""
-        self._is_closed = True
-        for server in self._servers:
-            server.close()
-        for sock in self._sockets:
-            sock.close()
+        for row in list(self._servers):
+            self._close(row)
+        for sockets in self._rows:
+            for sock in sockets:
+                sock.close()
 
     async def cleanup(self) -> None:
         """End the connections too."""
@@ -176,7 +194,7 @@ class Listener:
             await self._runner.cleanup()
 
 
-async def listening(place: Place, key: str, stack: AsyncExitStack) -> list[socket.socket]:
+async def listening(place: Place, key: str, stack: AsyncExitStack) -> Sequence[Sequence[socket.socket]]:
     """Bind and listen, for one process, until the stack is left.
 
     Raises:
@@ -186,15 +204,15 @@ async def listening(place: Place, key: str, stack: AsyncExitStack) -> list[socke
     stack.callback(sockets.close)
     await sockets.bind()
     sockets.listen()
-    return sockets.of(0, 1)
+    return sockets.rows
 
 
-async def serve_app(app: web.Application, sockets: Sequence[socket.socket], stack: AsyncExitStack) -> None:
+async def serve_app(app: web.Application, rows: Sequence[Sequence[socket.socket]], stack: AsyncExitStack) -> None:
     """Serve an application until the stack is left."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
-    listener = Listener(runner, sockets)
+    listener = Listener(runner, rows)
     stack.push_async_callback(listener.cleanup)
-    await listener.open()
+    await listener.accept(range(len(rows)))
 
 
 def address_of(place: Place) -> str:

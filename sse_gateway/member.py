@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 """Time between two looks at the replica's clock."""
 
-NAMES_BEGAN = 1_577_836_800
+_NAMES_BEGAN = 1_577_836_800
 """Unix seconds of 2020-01-01, from where names count: six digits last until 2088."""
+
+SKEW_S = 10
+"""By how much the clocks of nodes may differ."""
 
 DIGITS = string.digits + string.ascii_lowercase
 TIME_DIGITS = 6
@@ -100,6 +103,7 @@ class Member:
             self.name,
             copies=1 + rules.matching(control_channel(settings).encode()),
             draw=draw_name,
+            horizon=horizon,
             random=random.random,
             is_local=self.handover.is_local,
         )
@@ -203,9 +207,18 @@ def draw_name() -> str:
 
     So names ascend with time, and a node that is behind knows an epoch that it has yet to see.
     """
-    seconds = int(time.time()) - NAMES_BEGAN  # noqa: TID251 - the order of epochs over hosts and restarts
+    return _time_digits(0) + "".join(secrets.choice(DIGITS) for _ in range(RANDOM_DIGITS))
+
+
+def horizon() -> str:
+    """A name above all that are drawn now, on any node whose clock is not further off than `SKEW_S`."""
+    return _time_digits(SKEW_S) + "~"
+
+
+def _time_digits(ahead_s: int) -> str:
+    seconds = int(time.time()) - _NAMES_BEGAN + ahead_s  # noqa: TID251 - the order of epochs over hosts and restarts
     digits = []
     for _ in range(TIME_DIGITS):
         seconds, digit = divmod(seconds, len(DIGITS))
         digits.append(DIGITS[digit])
-    return "".join(reversed(digits)) + "".join(secrets.choice(DIGITS) for _ in range(RANDOM_DIGITS))
+    return "".join(reversed(digits))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from sse_gateway.channels import Rule
     from sse_gateway.hub import Hub
+    from sse_gateway.member import Member
     from sse_gateway.source import Source
     from sse_gateway.streams import Streams
 
@@ -62,6 +63,7 @@ class Observed(Protocol):
     """What is looked at."""
 
     hub: Hub
+    member: Member
     source: Source
     streams: Streams
     max_descriptors: int

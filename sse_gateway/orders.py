@@ -33,7 +33,8 @@ class Start(msgspec.Struct, frozen=True, tag_field="kind", tag="start"):
     Attributes:
         settings: The document, with its secrets, already judged.
         slot: Its place among the workers.
-        listeners: Descriptors to accept from.
+        listeners: Descriptors of all listening sockets, row by row.
+        rows: Those that it accepts from.
         hold_s: Accept when ready, or after so long; None: only when told.
         handover_dir: Directory of its host's workers, for their sockets.
         beat_s: Report at least so often.
@@ -41,7 +42,8 @@ class Start(msgspec.Struct, frozen=True, tag_field="kind", tag="start"):
 
     settings: dict[str, Any]
     slot: int
-    listeners: list[int]
+    listeners: list[list[int]]
+    rows: list[int]
     hold_s: float | None
     handover_dir: str
     beat_s: float
@@ -49,8 +51,9 @@ class Start(msgspec.Struct, frozen=True, tag_field="kind", tag="start"):
 
 
 class Accept(msgspec.Struct, frozen=True, tag_field="kind", tag="accept"):
-    """To a worker: accept connections now."""
+    """To a worker: accept connections from these rows from now on, and from no others."""
 
+    rows: list[int]
     version: int = VERSION
 
 
@@ -97,11 +100,13 @@ class Report(msgspec.Struct, frozen=True, tag_field="kind", tag="report"):
     Attributes:
         reasons: Why new streams would not be served.
         families: Metrics; of those left out the former word stands.
+        accepts: Whether connections are accepted.
         answers: Number of the question; 0 if there was none.
     """
 
     reasons: list[str]
     families: list[Family]
+    accepts: bool
     answers: int = 0
     version: int = VERSION
 

@@ -54,7 +54,7 @@ class SocketWay:
         self._writer = writer
 
     async def put(self, part: bytes) -> None:
-        """Write one part; returns when the connection's buffers hold less than one."""
+        """Write one part; returns when the connection's buffers have room again."""
         self._writer.write(part)
         await self._writer.drain()
 

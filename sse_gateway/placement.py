@@ -2,8 +2,8 @@
 
 Rules:
     1. A cursor is verified, and then resumed, held, or told as a gap; nothing is guessed (I10).
-    2. A cursor ahead of the log, or of an epoch that peers may know already, is held: this node may
-       be behind the one that gave it. So nobody is sent again what he has had from there.
+    2. A cursor ahead of the log, or of an epoch that may have begun elsewhere since ours, is held: this
+       node may be behind the one that gave it. So nobody is sent again what he has had from there.
     3. A stream that was live goes back to the windows when the log is extended behind its back: it
        pulls what the peer filled in, from its own position on, as if it had resumed.
 """
@@ -40,7 +40,7 @@ class Placement:
     """Decides where readers begin.
 
     Attributes:
-        has_peers: Other nodes share the log, and may be ahead.
+        horizon: A name like those of epochs that begin now: what lies between it and ours may have begun elsewhere.
     """
 
     def __init__(self, log: Log, history: History, tally: Tally, schedule: Callable[[Reader], None]) -> None:
@@ -52,7 +52,7 @@ class Placement:
             tally: The counters.
             schedule: Has a reader advanced soon; there may be very many at once.
         """
-        self.has_peers = False
+        self.horizon = ""
         self._log = log
         self._history = history
         self._tally = tally
@@ -67,7 +67,7 @@ class Placement:
             if verdict is Verdict.AHEAD:
                 self._hold.put(reader, position, now)
                 return
-            if verdict is Verdict.NEWER_EPOCH and self.has_peers:
+            if verdict is Verdict.NEWER_EPOCH and (catchup.asked or "") <= self.horizon:
                 self._hold.put(reader, sys.maxsize, now)
                 return
         self._begin(reader, catchup, verdict, position)
@@ -85,6 +85,8 @@ class Placement:
         for reader in self._hold.expired(now):
             catchup = _catchup(reader)
             verdict, position = self._log.locate(catchup.asked or "")
+            if verdict is Verdict.NEWER_EPOCH:  # he has been where we have not: he may have all that we hold
+                position = self._log.head
             self._begin(reader, catchup, verdict, position)
             self._schedule(reader)
 
@@ -96,7 +98,6 @@ class Placement:
         if reader.outbox is not None:
             before = len(reader.outbox)
             reader.outbox.rewind()
-            reader.outbox.position = position
             self._tally.queue_bytes += len(reader.outbox) - before
         reader.phase = Phase.REPLAY
         reader.position = position

@@ -32,7 +32,7 @@ from sse_gateway.checkpoints import Checkpoints
 from sse_gateway.control import Kind
 from sse_gateway.decisions import Fetch, How, Leave, Publish, Stop, Synced
 from sse_gateway.errors import SnapshotError
-from sse_gateway.joining import Joining, Publication
+from sse_gateway.joining import ECHO_S, Joining, Publication
 from sse_gateway.offers import Offers
 from sse_gateway.reasons import GapReason
 
@@ -55,14 +55,8 @@ VETO_S = 0.3
 PROGRESS_S = 2.0
 """Without the next block of a snapshot for this long, we ask somebody else."""
 
-ECHO_S = 15.0
-"""What we publish comes back, however late, or the link is found dead before. To say it again would not help."""
-
 REJOIN_S = 5.0
-"""The patience with a JOIN doubles with each claim that was vetoed, up to this."""
-
-PEER_S = 60.0
-"""Whoever was heard in this time may be ahead of us."""
+"""The patience with a JOIN doubles with each that came to nothing, up to this."""
 
 MAX_CLAIMS = 64
 """Claims undecided at the same time; beyond, the oldest is forgotten."""
@@ -100,6 +94,7 @@ class Replica:
         *,
         copies: int = 1,
         draw: Callable[[], str],
+        horizon: Callable[[], str],
         random: Callable[[], float],
         is_local: Callable[[str], bool],
     ) -> None:
@@ -111,6 +106,7 @@ class Replica:
             node: Our own name in them.
             copies: Copies of each control message that Redis sends us: more than one, if rules match it, too.
             draw: Draws a name: 12 base-36 digits, which ascend with time.
+            horizon: Says what a name drawn now is like on the clock of any node, or above it.
             random: Draws from 0 to 1.
             is_local: Whether a node can be reached on this host.
         """
@@ -124,11 +120,11 @@ class Replica:
         self._node = node
         self._copies = copies
         self._draw = draw
+        self._horizon = horizon
         self._random = random
         self._joining = Joining("", 0.0)
         self._claims: dict[str, None] = {}
         self._patience_s = JOIN_S
-        self._peer_at = -PEER_S
 
     @property
     def is_synced(self) -> bool:
@@ -151,7 +147,6 @@ class Replica:
         """The link is gone: what was counted stays, what comes will be checked against a peer."""
         self._abandon()
         self.offers.drop()
-        self._claims.clear()
         if self.role is not Role.LEFT:
             self.role = Role.OFFLINE
 
@@ -178,9 +173,6 @@ class Replica:
         message = self._control.read(payload)
         if message is None:
             return
-        if message.node != self._node:
-            self._peer_at = now
-            self._hub.placement.has_peers = True
         if self.role is Role.SYNCED:
             self._act(message, now)
         elif self.role is Role.BUFFERING:
@@ -192,7 +184,7 @@ class Replica:
 
     def tick(self, now: float) -> None:
         """Do what is due; to be called some 20 times a second."""
-        self._hub.placement.has_peers = now - self._peer_at < PEER_S
+        self._hub.placement.horizon = self._horizon()
         if self.role is Role.SYNCED:
             self.offers.make(now)
             if self.checkpoints.is_due(now):
@@ -238,16 +230,19 @@ class Replica:
         log = self._hub.log
         joining.join = self._publish(Kind.JOIN, joining.token, log.cursor(log.head) if log.epochs else "-")
 
+    def _join_again(self, now: float) -> None:
+        """Ask anew, and give others more time: whoever holds the log may be slow, or serve all that it can."""
+        self._patience_s = min(REJOIN_S, 2 * self._patience_s)
+        self._join(now)
+
     def _begin_buffer(self, now: float) -> None:
         self.role = Role.BUFFERING
         self._claims.clear()
-        self._joining.seen_at = now
-        if self._joining.snapshot is not None:
-            self._joining.deadline = now + PROGRESS_S
-            self._install(self._joining, now)
-        else:
-            self._joining.deadline = now + self._patience_s * (1 + self._random() / 4)
-            self._claim_if_alone(now)
+        joining = self._joining
+        joining.seen_at = now
+        joining.deadline = now + (PROGRESS_S if joining.snapshot else self._patience_s * (1 + self._random() / 4))
+        self._claim_if_alone(now)
+        self._install(joining, now)
 
     def _abandon(self) -> None:
         """Give up what was under way to get the log."""
@@ -262,10 +257,10 @@ class Replica:
             joining.is_claim_seen = False
             joining.deadline = now + ECHO_S
             self._publish(Kind.CONFIRM, joining.claimed)
-        elif joining.claimed is None and joining.seen_at is not None and joining.snapshot is None:
+        elif joining.may_claim:
             self._claim(now)
         else:
-            self._join(now)
+            self._join_again(now)
 
     def _claim(self, now: float) -> None:
         self._joining.claimed = epoch = self._draw()
@@ -297,8 +292,7 @@ class Replica:
             case Kind.VETO:
                 self._claims.pop(message.fields[0], None)
                 if message.fields[0] == joining.claimed:
-                    self._patience_s = min(REJOIN_S, 2 * self._patience_s)
-                    self._join(now)
+                    self._join_again(now)
             case Kind.CONFIRM:
                 self._wait_confirm(message.fields[0], now)
             case _:
@@ -364,9 +358,8 @@ class Replica:
                 pass
 
     def _note_claim(self, epoch: str) -> None:
-        if self._is_old(epoch):
-            return
-        self._claims[epoch] = None
+        if not self._is_old(epoch):
+            self._claims[epoch] = None
         if len(self._claims) > MAX_CLAIMS:
             del self._claims[next(iter(self._claims))]
 

@@ -28,6 +28,9 @@ from sse_gateway.errors import SnapshotError
 from sse_gateway.reasons import GapReason  # noqa: TC001 - msgspec reads it
 from sse_gateway.window import Event
 
+MIN_SNAPSHOT = 1 << 30
+"""Bytes of a snapshot that are always taken: a peer's windows may be larger than ours."""
+
 HEAD, RING, WINDOWS, END = b"H", b"R", b"W", b"E"
 
 T = TypeVar("T")

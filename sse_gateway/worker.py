@@ -65,9 +65,7 @@ def main() -> NoReturn:
     faulthandler.enable()  # SIGABRT, which ends a worker that hangs, shows where
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sock = socket.socket(fileno=int(sys.argv[1]))
-    sock.set_inheritable(False)
-    sys.exit(uvloop.run(_live(sock)))
+    sys.exit(uvloop.run(_live(_adopt(int(sys.argv[1])))))
 
 
 async def _live(sock: socket.socket) -> int:
@@ -105,7 +103,9 @@ class Worker:
         self._start = start
         self._gateway = Gateway(settings, handover_dir=Path(start.handover_dir))
         self._up = asyncio.Event()
+        self._rows = start.rows
         self._may_accept = False
+        self._accepts = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -117,9 +117,7 @@ class Worker:
         """
         if self._start.version != VERSION:
             raise GatewayError("the supervisor is of another version: restart the service")
-        sockets = [socket.socket(fileno=descriptor) for descriptor in self._start.listeners]
-        for sock in sockets:
-            sock.set_inheritable(False)
+        rows = [[_adopt(descriptor) for descriptor in row] for row in self._start.listeners]
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._gateway.end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
         for work in (self._obey(), self._watch(), self._admit()):
@@ -127,7 +125,7 @@ class Worker:
             task.add_done_callback(self._ended)
             self._tasks.append(task)
         try:
-            await self._gateway.run(self._started, sockets)
+            await self._gateway.run(self._started, rows)
         finally:
             self._report(self._gateway.metrics.counters())
             for task in self._tasks:
@@ -145,7 +143,8 @@ class Worker:
         """Follow orders, until the supervisor has gone."""
         while (message := await self._wire.receive()) is not None:
             match message:
-                case Accept():
+                case Accept(rows=rows):
+                    self._rows = rows
                     self._may_accept = True
                 case Ask(number=number, metrics=True):
                     self._report(self._gateway.metrics.registry.collect(), number)
@@ -164,7 +163,7 @@ class Worker:
         shutil.rmtree(self._start.handover_dir, ignore_errors=True)
 
     async def _admit(self) -> None:
-        """Accept connections when the time has come."""
+        """Accept connections once the time has come, from where we are to."""
         await self._up.wait()
         hold_s = self._start.hold_s
         until = time.monotonic() + (math.inf if hold_s is None else hold_s)
@@ -172,22 +171,31 @@ class Worker:
             if hold_s is not None and not self._gateway.unready():
                 break
             await asyncio.sleep(LOOK_S)
-        await self._gateway.accept()
+        while True:
+            await self._gateway.accept(self._rows)
+            self._accepts = True
+            await asyncio.sleep(LOOK_S)
 
     async def _watch(self) -> None:
         """Report what changes, and that we live."""
         await self._up.wait()
-        told: list[str] | None = None
+        told: tuple[list[str], bool] | None = None
         due = 0.0
         while True:
-            now, reasons = time.monotonic(), self._gateway.unready()
-            if (reasons != told or now >= due) and self._wire.waiting < MAX_WAITING:
-                told, due = reasons, now + self._start.beat_s
+            now, state = time.monotonic(), (self._gateway.unready(), self._accepts)
+            if (state != told or now >= due) and self._wire.waiting < MAX_WAITING:
+                told, due = state, now + self._start.beat_s
                 self._report(self._gateway.metrics.counters())
             await asyncio.sleep(LOOK_S)
 
     def _report(self, metrics: Iterable[Metric], answers: int = 0) -> None:
-        self._wire.send(Report(self._gateway.unready(), snapshot(metrics), answers))
+        self._wire.send(Report(self._gateway.unready(), snapshot(metrics), self._accepts, answers))
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
 
 
 if __name__ == "__main__":

@@ -158,6 +158,7 @@ def test_a_snapshot_that_is_cut_too_late_is_found_out(own_valkey: Valkey, gatewa
         places[:] = [joiner.address]
         for client in clients:
             client.move()
+        load.wait(lambda: [client.visits for client in clients] == [2, 2], 20, "clients that have moved")
         load.wait_current()
 
     assert load.judge() != [] or all(client.gaps for client in clients)

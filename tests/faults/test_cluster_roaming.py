@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cluster_gateways import kill_node, kill_worker, node, start_nodes
+from tests.support.cluster_gateways import kill_node, kill_worker, links, node, start_nodes, wait_links
 from tests.support.cluster_load import Client, loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from tests.support.cluster_load import Load
     from tests.support.gateway_process import GatewayProcess, Gateways
     from tests.support.raw_client import Address
     from tests.support.valkey import Valkey
@@ -55,19 +57,55 @@ def test_a_client_that_comes_back_a_thousand_times_anywhere_misses_nothing(
     assert [client.reasons for client in clients] == [[], [], []]
 
 
+def cut_link(valkey: Valkey, nodes: list[GatewayProcess], dice: random.Random) -> None:
+    """Cut one worker's link to Redis."""
+    before = links(valkey)
+    valkey.link.call("CLIENT", "KILL", "ID", dice.choice(before))
+    wait_links(valkey, len(before))
+    for gateway in nodes:
+        gateway.wait_ready()
+
+
+def stand_still(gateway: GatewayProcess, load: Load, dice: random.Random) -> None:
+    """Stop one worker for a while."""
+    worker = dice.choice(gateway.worker_pids())
+    os.kill(worker, signal.SIGSTOP)
+    load.wait_published(dice.randint(100, 3_000))
+    os.kill(worker, signal.SIGCONT)
+    gateway.wait_ready()
+
+
+def reload(gateway: GatewayProcess) -> None:
+    """Replace a node's workers."""
+    done, old = len(gateway.records("reload.done")), set(gateway.worker_pids())
+    gateway.reload()
+    gateway.wait_log("reload.done", count=done + 1, timeout_s=60)
+    gateway.wait_until(lambda: not old & set(gateway.worker_pids()), 20, "end of the old workers")
+
+
 def test_workers_and_nodes_that_die_again_and_again_change_nothing_in_that(
     valkey: Valkey, nodes: list[GatewayProcess]
 ) -> None:
-    """I1, I2, I6: as long as one of them has the log, `kill -9` of workers and nodes is no gap."""
-    dice = random.Random(0)
+    """I1, I2, I6: as long as one of them has the log, `kill -9` of workers and nodes is no gap.
+
+    In longer runs whatever else can befall one of them, too.
+    """
+    dice = random.Random(ROUNDS)
     places = [started.address for started in nodes]
     clients = [*roaming(places, stay=40), Client("/events/news:*", NAMES[:4], places, seed=4)]
     with loaded(valkey, BUSY, clients) as load:
-        for _ in range(ROUNDS):
-            for kill in (lambda: kill_worker(nodes[0], dice), lambda: kill_node(nodes[1]), lambda: kill_node(nodes[0])):
-                kill()
-                load.wait_current()
+        faults: list[Callable[[], None]] = [
+            lambda: kill_worker(nodes[0], dice),
+            lambda: kill_node(nodes[1]),
+            lambda: kill_node(nodes[0]),
+            lambda: cut_link(valkey, nodes, dice),
+            lambda: stand_still(dice.choice(nodes), load, dice),
+            lambda: reload(dice.choice(nodes)),
+        ]
+        for fault in faults[:3] + dice.choices(faults, k=6 * (ROUNDS - 1)):
+            fault()
+            load.wait_current()
+            assert [client.reasons for client in clients] == [[], [], [], []]
 
     assert load.judge() == []
-    assert [client.reasons for client in clients] == [[], [], [], []]
     assert clients[-1].visits > 1

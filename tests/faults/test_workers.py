@@ -147,6 +147,40 @@ def test_one_dead_worker_is_not_ready(gateways: Gateways, valkey: Valkey, connec
     gateway.wait_ready()
 
 
+def test_the_others_take_what_comes_for_one_that_is_away(
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """Dead or silent: nobody waits for it; and when it is back it has its share again."""
+    gateway = gateways.start(workers(2, valkey))
+    for _ in range(3):  # so that it is not started at once
+        kill_one(gateway)
+        gateway.wait_not_ready()
+        gateway.wait_ready()
+    kill_one(gateway)
+    gateway.wait_log("worker.died", count=4)
+    for number in range(30):
+        follow(connect, gateway, f"/{channel}{number}").close()
+    assert len(gateway.records("worker.started")) == 2 + 3
+    gateway.wait_ready()
+    os.kill(gateway.worker_pids()[0], signal.SIGSTOP)
+    for number in range(30):
+        stream = connect(gateway, f"/events/{channel}{number}")
+        stream.wait_open(timeout_s=10)
+        stream.close()
+    os.kill(gateway.worker_pids()[0], signal.SIGCONT)
+    gateway.wait_ready()
+
+    def is_shared() -> bool:
+        streams = [follow(connect, gateway, f"/{channel}") for _ in range(20)]
+        metrics = gateway.metrics()
+        shares = [metrics.value(CONNECTIONS, worker=str(slot)) for slot in range(2)]
+        for stream in streams:
+            stream.close()
+        return min(shares) >= 3
+
+    gateway.wait_until(is_shared, 10, "spread over both")
+
+
 def test_without_a_supervisor_there_are_no_workers(
     gateways: Gateways, valkey: Valkey, connect: Connect, channel: str, tmp_path: Path
 ) -> None:

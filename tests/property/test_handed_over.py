@@ -316,9 +316,8 @@ def check_abandoned(handover: Handover) -> None:
         assert {place for place in found if place > handover.begin} == {
             place for place in places if place > handover.begin
         }
-        assert history.marks[index] >= (mark := handover.marks[index]) + (handover.shift if mark >= 0 else 0) or (
-            mark <= handover.begin
-        )
+        mark = handover.marks[index]
+        assert mark <= handover.begin or history.marks[index] >= mark + handover.shift
 
 
 def check_books(node: Node) -> None:

@@ -49,6 +49,7 @@ PROFILES = {
         | _PEERS
         | {"restart": 1, "cut_all": 1, "kill_all": 1, "flood": 2, "start": 4, "hesitate": 1, "crowd": 1},
     ),
+    "parrot": Profile(0, 3.0, {"repeat": 10, "cut": 3, "kill": 1, "start": 2}),
     "hole": Profile(0, 0.6, {"hole": 1}),
 }
 
@@ -256,6 +257,13 @@ class Chaos:
             old.replace(b" ", b"  "),
         ]
         run.redis.publish(CONTROL, run.rng.choice(words))
+
+    def _do_repeat(self) -> None:
+        """Somebody repeats what nodes have said, word for word."""
+        run = self._run
+        said = [entry.payload for entry in run.ledger.entries if not entry.patterns]
+        for payload in run.rng.sample(said, min(len(said), 3)):
+            run.redis.publish(CONTROL, payload)
 
     def _do_hole(self) -> None:
         """One connection misses a message, as none ever should; another node of its log can tell."""

@@ -170,12 +170,7 @@ class Client:
         """Follow until everything has come."""
         while not self._has_all():
             stream = self._connect()
-            if stream is not None:
-                with contextlib.closing(stream):
-                    is_in = self._follow(stream)
-                    if is_in and self._dice.random() < 0.5:
-                        stream.reset()
-            if stream is None or not is_in:
+            if stream is None or not self._visit(stream):
                 self.refusals += 1
                 self._turn.wait(PAUSE_S)
 
@@ -188,6 +183,14 @@ class Client:
         with contextlib.suppress(OSError):
             return Stream(self._dice.choice(self._places), self.target, headers=headers)
         return None
+
+    def _visit(self, stream: Stream) -> bool:
+        """Follow one stream and leave it, one way or the other; whether it let us in."""
+        with contextlib.closing(stream):
+            is_in = self._follow(stream)
+            if self._dice.random() < 0.5:
+                stream.reset()
+            return is_in
 
     def _follow(self, stream: Stream) -> bool:
         """Follow one stream until its end or ours; whether it let us in."""

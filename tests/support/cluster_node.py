@@ -7,26 +7,19 @@ batch, the decisions it leads to, a flush, and the hub's steps until it is idle.
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sse_gateway.control import Control
 from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
-from sse_gateway.hub import Hub
 from sse_gateway.reasons import CloseReason
-from sse_gateway.replica import Replica
 from tests.support.cluster_ledger import Entry
 from tests.support.cluster_parts import KEY
 from tests.support.cluster_redis import Reply, Sign
 from tests.support.world import BrokenPromiseError, ensure
 
 if TYPE_CHECKING:
-    from sse_gateway.channels import Rule, RuleTable
     from sse_gateway.decisions import Decision
-    from sse_gateway.errors import MessageError
-    from sse_gateway.hub import Limits
-    from sse_gateway.reasons import GapReason
     from tests.support.cluster_client import Client
+    from tests.support.cluster_parts import Kit, Parts
     from tests.support.cluster_redis import Connection, Item
     from tests.support.cluster_run import Run
 
@@ -52,8 +45,9 @@ class Node:
         connection: To Redis, or None.
         is_dead: It was killed, or has stopped.
         stopped_until: It does nothing before.
-        is_late: Its own publishes are late or it did nothing for a while: it need not have objected in time.
-        installs: Snapshots it has installed.
+        late_at: When it last did nothing for a while, or lost its link: to older claims it need not have objected.
+        rejoined_at: When it last took its log from a peer.
+        claims: Claims it has seen while it held the log, and when.
     """
 
     def __init__(self, run: Run, kit: Kit, parts: Parts) -> None:
@@ -72,7 +66,13 @@ class Node:
         self.hub.watcher = self
         control = parts.control(self.name, kit.fingerprint, run.secret)
         self.replica = parts.replica(
-            self.hub, control, self.name, draw=self._draw, random=run.rng.random, is_local=self._is_local
+            self.hub,
+            control,
+            self.name,
+            draw=self._draw,
+            horizon=lambda: "~",
+            random=run.rng.random,
+            is_local=self._is_local,
         )
         self._clock = run.rng.uniform(0, 1e5)
         self._ticks = 0
@@ -213,6 +213,7 @@ class Node:
             self.run.redis.forget(self.connection)
         self.connection = None
         self._is_up = False
+        self.late_at = self.run.now
         self.run.trace("lost", self)
         if self.parts.tells_link:
             self.replica.lost()
@@ -234,6 +235,7 @@ class Node:
             or self.is_dead
             or self.connection is None
             or self.connection.is_deaf
+            or not self.connection.is_open
             or max(self.late_at, self.rejoined_at, self.stopped_until) >= seen
         )
 
@@ -266,8 +268,7 @@ class Node:
         self.run.trace("publish", self, publish.payload.decode())
         connection = self.connection
         if connection is not None:
-            late = self.run.latency()
-            self._out_at = max(self._out_at, self.run.now + late)
+            self._out_at = max(self._out_at, self.run.now + self.run.latency())
             self.run.at(self._out_at, self.run.redis.publish_own, connection, publish, CONTROL)
 
     def _leave(self, seconds: float) -> None:

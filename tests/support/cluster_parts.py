@@ -43,13 +43,19 @@ class WatchedHub(Hub):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a node is made of; mutants put others in their place."""
+    """What a node is made of; mutants put others in their place.
+
+    Attributes:
+        hub: The core.
+        replica: Its part in the common log.
+        control: Reads and writes control messages.
+        tells_link: The replica learns that the link was lost and is back.
+    """
 
     hub: type[WatchedHub] = WatchedHub
     replica: type[Replica] = Replica
     control: type[Control] = Control
     tells_link: bool = True
-    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

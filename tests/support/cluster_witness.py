@@ -240,7 +240,7 @@ class Witness:
         is_same = ledger.family(cursor) == stream.family
         self._outcome = reason
         self.debts.clear()
-        if reason == GapReason.CURSOR:
+        if reason == GapReason.CURSOR or (is_same and self._was_held(cursor, now)):
             stream.begun = ledger.head  # at the latest
             self._start_anew(place)
             return
@@ -256,15 +256,17 @@ class Witness:
             return
         if ledger.family(cursor) != stream.family:
             ensure(reason == GapReason.EPOCH, "of another log, and told as", reason)
-            return
-        place = ledger.place(cursor)
-        if reason == GapReason.EPOCH:
-            ensure(ledger.breaks_between(stream.family, place, ledger.head), "no epoch has begun since:", cursor)
-        elif reason == GapReason.CURSOR:
-            is_late = now - stream.at >= HOLD_S and place > stream.head
-            ensure(is_late, "a good cursor, told as a bad one:", cursor, place, stream.head, now - stream.at)
-        else:
+        elif reason == GapReason.WINDOW:
             ensure(ledger.is_tight, "too old:", cursor)
+        elif not self._was_held(cursor, now):
+            ensure(reason == GapReason.EPOCH, "a good cursor, told as a bad one:", cursor, stream)
+            since = ledger.breaks_between(stream.family, ledger.place(cursor), ledger.head)
+            ensure(since, "no epoch has begun since:", cursor, stream)
+
+    def _was_held(self, cursor: str, now: float) -> bool:
+        """Whether a node that was behind has waited long enough for what it does not know."""
+        is_late = now - self.stream.at >= HOLD_S
+        return is_late and cursor != UNVERIFIABLE and self._ledger.place(cursor) > self.stream.head
 
     def _named(self, said: Sequence[str]) -> list[str]:
         found = []

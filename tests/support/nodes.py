@@ -32,6 +32,7 @@ class Bus:
         said: Control messages so far, as text.
         listeners: Others that are subscribed, and say nothing.
         moves_snapshots: Whether `settle` does.
+        horizon: What the nodes take for a name drawn now.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class Bus:
         self.said: list[str] = []
         self.listeners = 0
         self.moves_snapshots = True
+        self.horizon = "~"
         self._drawn = 0
 
     def node(
@@ -173,6 +175,7 @@ class Node:
             self.name,
             copies=copies,
             draw=bus.draw,
+            horizon=lambda: bus.horizon,
             random=lambda: chance,
             is_local=lambda _: local,
         )

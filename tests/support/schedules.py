@@ -244,7 +244,7 @@ class Run:
         offset, _, check = rest.partition("-")
         position = self.world.epochs[index][1] + int(offset)
         if position > self.world.end_of(index):
-            return "ahead" if index == len(self.world.epochs) - 1 else "cursor"
+            return "ahead" if index == len(self.world.epochs) - 1 else "epoch"
         if position < self.hub.log.floor:
             return "window"
         return "resume" if cursor in self._to_come or self.world.checks.get(position) == check else "cursor"

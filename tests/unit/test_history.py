@@ -2,12 +2,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sse_gateway.cut import Cut
 from sse_gateway.history import EVENT_BYTES, KEY_BYTES, LOST_BYTES, MAX_KEYS, REMEMBER_S, History
+from sse_gateway.log import Log
+from sse_gateway.reasons import GapReason
+from sse_gateway.snapshot import Held, Snapshot
 from sse_gateway.timeline import Mark
 from sse_gateway.window import MAX_LOST, Event, Window
 from tests.support.core import rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sse_gateway.channels import Rule
 
 FRAME = 100  # bytes
@@ -41,6 +47,51 @@ class Clock:
     def marked(self, by: int = 0) -> list[int]:
         """Places of the newest losses under a rule."""
         return [entry.position for entry in self.history.timeline(self.rules[by]).after(-1) if isinstance(entry, Mark)]
+
+    def install(
+        self, *channels: Held, marks: tuple[int, ...] = (-1,), abandoned: tuple[list[int], ...] = ([],)
+    ) -> None:
+        """Take over what a peer has; under further rules it has lost nothing."""
+        more = len(self.rules) - 1
+        self.history.install(channels, [*marks, *[-1] * more][: more + 1], [*abandoned, *[[]] * more], self.head)
+
+    def memory(self) -> int:
+        """What should be charged, counted from scratch."""
+        windows = list(self.history.windows.values())
+        events = sum(len(window) for window in windows) * (EVENT_BYTES + FRAME)
+        keys = sum(KEY_BYTES + len(key) for window in windows for key in window.keys)
+        return events + keys + LOST_BYTES * sum(len(window.lost) for window in windows)
+
+
+def held(
+    name: str,
+    *positions: int,
+    lost: tuple[int, ...] = (),
+    newest_loss: int = -1,
+    forgotten: int = -1,
+    keys: tuple[str, ...] = (),
+    used_at: float | None = None,
+    by: int = 0,
+) -> Held:
+    """A channel of a peer, one event per second."""
+    events = [Event(position, None, b"x" * FRAME, position) for position in positions]
+    used_at = max(positions, default=0) if used_at is None else used_at
+    return Held(name, by, used_at, max(newest_loss, *lost, -1), forgotten, list(lost), list(keys), events)
+
+
+def cut_of(history: History) -> Cut:
+    """A snapshot of a history, being taken."""
+    log = Log(b"key")
+    log.begin_epoch("epoch0000001", GapReason.SOURCE)
+    return Cut(b"key", "token", log, history, "-", [], 0.0)
+
+
+def read(cut: Cut) -> dict[str, tuple[list[int], list[str]]]:
+    """A snapshot's channels, with the places of their events and their keys."""
+    snapshot = Snapshot(b"key", "token", 1, 0.0, max_bytes=1 << 20)
+    for block in cut:
+        snapshot.add(block)
+    return {found.name: ([event.position for event in found.events], found.keys) for found in snapshot.held(0)}
 
 
 def test_window_is_found_again() -> None:
@@ -375,3 +426,257 @@ def test_channel_with_readers_does_not_expire() -> None:
     assert list(clock.history.windows) == ["a"]
     assert clock.append("a") is window
     assert window.newest_loss == 1
+
+
+def test_channels_are_shown_before_they_change() -> None:
+    """Whatever happens to a channel, a snapshot that is being taken has it as it was before (rule 4)."""
+
+    def changed(change: Callable[[Clock, Window], object]) -> dict[str, tuple[list[int], list[str]]]:
+        clock = Clock(rule(events=2, age_s=10))
+        window = clock.append("a", 2)
+        clock.history.remember_key(window, "k")
+        cut = cut_of(clock.history)
+        change(clock, window)
+        return read(cut)
+
+    changes: list[Callable[[Clock, Window], object]] = [
+        lambda clock, _: clock.append("a"),
+        lambda clock, window: clock.history.remember_key(window, "another"),
+        lambda clock, _: clock.history.expire(11.0),
+        lambda clock, _: clock.history.expire(1000.0),
+        lambda clock, _: clock.install(held("a", 7, keys=("another",))),
+        lambda clock, _: clock.install(held("a", lost=(7,))),
+        lambda clock, _: clock.install(marks=(7,)),
+    ]
+    assert [changed(change) for change in changes] == [{"a": ([1, 2], ["k"])}] * len(changes)
+
+
+def test_an_empty_channel_is_shown_before_it_loses_its_keys() -> None:
+    """A channel without events is shown before its losses or keys are forgotten, too (rule 4)."""
+    clock = Clock(rule(age_s=10))
+    window = clock.append("a")
+    clock.history.remember_key(window, "k")
+    clock.history.expire(11.0)
+    cut = cut_of(clock.history)
+
+    clock.history.expire(1000.0)
+
+    assert clock.history.windows == {}
+    assert read(cut) == {"a": ([], ["k"])}
+
+
+def test_clear() -> None:
+    """A history that begins anew holds nothing and has lost nothing, but its readers have their channels."""
+    clock = Clock(rule(events=2), channels=2)
+    for name in "abc":
+        clock.append(name, 3)
+    window = clock.attach("b")
+    clock.history.remember_key(window, "k")
+    cut = cut_of(clock.history)
+
+    clock.history.clear()
+
+    history = clock.history
+    assert history.windows == {"b": window}
+    assert (len(window), window.newest_loss, window.keys) == (0, -1, {})
+    assert (history.events, history.bytes, history.memory, history.marks, history.newest_losses) == (
+        0,
+        0,
+        0,
+        [-1],
+        [-1],
+    )
+    assert (clock.held(), clock.marked(), history.oldest()) == ([], [], None)
+    assert (list(cut), history.cuts) == ([], [])
+    assert clock.append("b", 4) is window
+    assert (clock.held(), clock.marked()) == ([12, 13], [11])
+
+
+def test_install_into_nothing() -> None:
+    """What a peer has is taken over in log order, with its losses, marks and keys, and charged."""
+    clock = Clock(rule("a*", 0), rule("b*", 1))
+
+    clock.install(
+        held("a1", 5, 9, lost=(2, 4), forgotten=1, keys=("k", "l")),
+        held("b", 7, by=1),
+        held("a2", 6, 8, newest_loss=3, forgotten=3),
+        marks=(3,),
+        abandoned=([3],),
+    )
+
+    history = clock.history
+    assert (clock.held(), clock.marked(), clock.held(1), clock.marked(1)) == ([5, 6, 8, 9], [3, 4], [7], [])
+    assert [entry.position for entry in history.timelines[0].after(-1)] == [3, 4, 5, 6, 8, 9]
+    first, second = history.windows["a1"], history.windows["a2"]
+    assert [event.window for event in first.after(-1, 9)] == [first, first]
+    assert [first.missed_after(place) for place in (0, 1, 2, 4)] == [None, 2, 1, 0]
+    assert (first.newest_loss, list(first.keys), list(second.keys)) == (4, ["k", "l"], [])
+    assert [second.missed_after(place) for place in (2, 3)] == [None, 0]
+    assert (history.marks, history.newest_losses, history.timelines[0].abandoned) == ([3, -1], [4, -1], {3})
+    assert (history.events, history.bytes) == (5, 5 * FRAME)
+    assert history.memory == clock.memory()
+
+
+def test_install_more() -> None:
+    """What a peer has had since goes behind what is held here; its keys are in force."""
+    clock = Clock(rule(events=4))
+    window = clock.append("a", 3)
+    other = clock.append("b")
+    clock.history.remember_key(window, "old")
+    clock.history.remember_key(other, "mine")
+
+    clock.install(held("a", 6, 8, keys=("old", "new")))
+
+    assert (clock.held(), clock.marked()) == ([2, 3, 4, 6, 8], [1])
+    assert (list(window.keys), list(other.keys)) == (["old", "new"], ["mine"])
+    assert [window.missed_after(place) for place in (0, 1)] == [1, 0]
+    assert (window.used_at, other.used_at) == (8, 4)
+    assert clock.history.memory == clock.memory()
+
+
+def test_install_losses() -> None:
+    """What a peer has lost since lies after everything here: that is lost, too, and counted on (I2)."""
+    clock = Clock(rule(events=2))
+    window = clock.append("a", 3)
+    serial = clock.history.serial
+
+    clock.install(held("a", 9, lost=(6, 7)))
+
+    assert (clock.held(), clock.marked()) == ([9], [7])
+    assert [window.missed_after(place) for place in (0, 1, 3, 6, 7)] == [5, 4, 2, 1, 0]
+    assert window.loss_serial == clock.history.serial > serial
+    assert clock.history.newest_losses == [7]
+    assert clock.history.memory == clock.memory()
+
+
+def test_install_losses_that_cannot_be_counted() -> None:
+    """Where the peer has forgotten losses, the count is unknown here, too, whatever is forgotten later (I2)."""
+    clock = Clock(rule(events=1), memory=EVENT_BYTES + FRAME + 5 * LOST_BYTES)
+    window = clock.append("a", 3)
+
+    clock.install(held("a", lost=(7, 8), forgotten=6))
+    before = [window.missed_after(place) for place in (2, 5, 6, 7)]
+    clock.head = 8
+    clock.append("b", 3)
+
+    assert before == [None, None, 2, 1]
+    assert list(window.lost) == [8]
+    assert [window.missed_after(place) for place in (2, 6, 7, 8)] == [None, None, 1, 0]
+
+
+def test_install_a_channel_that_was_forgotten_there() -> None:
+    """A channel that the peer has forgotten since, and that has appeared again, may have lost anything (I2)."""
+    clock = Clock(rule(events=2))
+    window, other = clock.append("a", 3), clock.append("b")
+    serial = clock.history.serial
+
+    clock.install(held("a", 9, newest_loss=7, forgotten=7), held("b", 10), marks=(7,), abandoned=([8],))
+
+    assert clock.held() == [4, 9, 10]
+    assert (window.newest_loss, list(window.lost), window.loss_serial > serial) == (7, [], True)
+    assert [window.missed_after(place) for place in (3, 6, 7)] == [None, None, 0]
+    assert (clock.history.timelines[0].abandoned, clock.marked()) == ({3, 8}, [3, 8])
+    assert (other.newest_loss, clock.history.marks) == (-1, [7])
+    assert clock.history.memory == clock.memory()
+
+
+def test_install_without_a_channel() -> None:
+    """A channel that the peer does not have any more is one of those that it has forgotten since (I2)."""
+    clock = Clock(rule("a*", 0), rule("b*", 1))
+    gone, read_by_somebody = clock.append("a1", 2), clock.append("a2")
+    kept = clock.append("b", 1, by=1)
+    clock.attach("a2")
+    for window in (gone, read_by_somebody, kept):
+        clock.history.remember_key(window, "k")
+
+    clock.install(marks=(7,), abandoned=([7],))
+
+    assert (clock.held(), clock.held(1)) == ([], [4])
+    assert [(window.newest_loss, window.missed_after(6)) for window in (gone, read_by_somebody)] == [(7, None)] * 2
+    assert [dict(window.keys) for window in (gone, read_by_somebody, kept)] == [{}, {}, {"k": None}]
+    assert (kept.newest_loss, clock.history.marks, clock.history.newest_losses) == (-1, [7, -1], [7, -1])
+    assert clock.history.memory == clock.memory()
+    assert clock.append("a3").newest_loss == 7
+
+
+def test_install_where_nothing_was_forgotten() -> None:
+    """A channel of which the peer says nothing has not changed, if the peer has forgotten none."""
+    clock = Clock()
+    window = clock.append("a", 2)
+
+    clock.install(held("b", 5))
+
+    assert (clock.held(), window.newest_loss) == ([1, 2, 5], -1)
+
+
+def test_install_a_channel_that_was_forgotten_here() -> None:
+    """A channel that was forgotten here keeps that loss, whatever the peer still knows (I2)."""
+    clock = Clock(channels=1)
+    clock.append("a", 3)
+    clock.append("b")
+    mark = clock.history.marks[0]
+
+    clock.install(held("a", 9))
+
+    window = clock.history.windows["a"]
+    assert (mark, window.newest_loss, window.missed_after(2), window.missed_after(3)) == (3, 3, None, 0)
+
+
+def test_install_within_bounds() -> None:
+    """What is taken over fits our own bounds: events, ages, remembered losses (I5)."""
+    clock = Clock(rule("a*", 0, events=2), rule("b*", 1, age_s=10))
+    clock.head = 5000
+
+    clock.install(
+        held("a1", *range(4990, 4995)),
+        held("a2", lost=tuple(range(100, 100 + MAX_LOST + 5))),
+        held("b", 4985, 4989, 4991, by=1),
+    )
+
+    assert (clock.held(), clock.held(1)) == ([4993, 4994], [4991])
+    assert (clock.marked(), clock.marked(1)) == ([104 + MAX_LOST, 4992], [4989])
+    window = clock.history.windows["a2"]
+    assert (len(window.lost), window.missed_after(103), window.missed_after(104)) == (MAX_LOST, None, MAX_LOST)
+    assert clock.history.memory == clock.memory()
+
+
+def test_install_within_memory() -> None:
+    """At the memory limit losses and keys of channels without events go first, then the oldest events (I5)."""
+    clock = Clock(memory=2 * (EVENT_BYTES + FRAME) + LOST_BYTES)
+
+    clock.install(
+        held("a", lost=(1, 2, 3), keys=("k",)), held("b", 4, keys=("l",)), held("c", keys=("m",)), held("d", 5)
+    )
+
+    windows = clock.history.windows
+    assert (clock.held(), clock.history.evicted_for_memory) == ([5], 1)
+    assert [list(windows[name].lost) for name in "abcd"] == [[3], [4], [], []]
+    assert [window.keys for window in windows.values()] == [{}] * 4
+    assert clock.history.memory == clock.memory()
+
+
+def test_install_within_the_channel_limit() -> None:
+    """At the channel limit the least recently used go, whichever came first, here or there (I5)."""
+    clock = Clock(channels=3)
+    clock.append("own", 4)
+    clock.attach("read")
+
+    clock.install(held("new", 8), held("old", 2), held("newer", 9), held("older", 1))
+    first, marks = list(clock.history.windows), list(clock.history.marks)
+    clock.append("next")
+
+    assert (first, marks) == (["read", "new", "newer"], [4])
+    assert list(clock.history.windows) == ["read", "newer", "next"]
+
+
+def test_installed_channels_expire_in_order() -> None:
+    """Channels without events that were taken over are forgotten when their time has come (I5)."""
+    clock = Clock(rule(age_s=1))
+
+    clock.install(held("b", lost=(2,), used_at=50.0), held("a", lost=(1,), used_at=10.0))
+    clock.history.expire(10 + REMEMBER_S)
+    left = list(clock.history.windows)
+    clock.history.expire(50 + REMEMBER_S)
+
+    assert left == ["b"]
+    assert clock.history.windows == {}

@@ -64,6 +64,22 @@ def test_unopposed(*, got_join: bool, got_claim: bool) -> None:
     assert (before, claimed, joining.is_unopposed) == (got_join, False, got_claim)
 
 
+@pytest.mark.parametrize(("kind", "speaks"), [(kind, kind in {"OFFER", "VETO", "CHECKPOINT"}) for kind in Kind])
+def test_may_claim(kind: Kind, *, speaks: bool) -> None:
+    """What nobody offers may be claimed, once, unless somebody has spoken who holds it."""
+    joining = Joining(HANDOVER, 5.0)
+    early = joining.may_claim
+    joining.seen_at = 1.0
+    joining.keep(publication(10))
+    before = joining.may_claim
+
+    joining.keep(Message(kind, "n0de00000001", 1, ()))
+    after = joining.may_claim
+    joining.claimed = "ep0ch0000001"
+
+    assert (early, before, after, joining.may_claim) == (False, True, not speaks, False)
+
+
 def test_answers_to_others() -> None:
     """That nobody got another message, of an earlier attempt, says nothing of this one."""
     joining = Joining(HANDOVER, 5.0)
@@ -80,6 +96,7 @@ def test_opposed_by_a_snapshot() -> None:
     joining.join = Publish(Kind.JOIN, b"1")
     joining.note_alone(joining.join)
 
+    joining.seen_at = 1.0
     joining.snapshot = Core(rule()).hub.receive(HANDOVER, 1.0)
 
-    assert not joining.is_unopposed
+    assert (joining.is_unopposed, joining.may_claim) == (False, False)

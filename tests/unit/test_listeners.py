@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from sse_gateway.errors import ConfigError
-from sse_gateway.listeners import Sockets, address_of
+from sse_gateway.listeners import Listener, Sockets, address_of
 from sse_gateway.settings import ListenSettings
 from tests.support.valkey import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 
@@ -31,21 +34,23 @@ async def test_every_worker_has_a_socket_for_each_address() -> None:
     """In one group, on the same port."""
     with closing(tcp("localhost")) as sockets:
         await sockets.bind(3)
-        rows = [sockets.of(slot, 3) for slot in range(3)]
-        assert len({len(row) for row in rows}) == 1
-        assert {sock.getsockname()[1] for row in rows for sock in row} == {sockets.place.port}
+        assert len(sockets.rows) == 3
+        assert len({len(row) for row in sockets.rows}) == 1
+        assert {sock.getsockname()[1] for row in sockets.rows for sock in row} == {sockets.place.port}
 
 
-async def test_sockets_are_dealt_out_among_fewer_workers() -> None:
+async def test_rows_are_dealt_out_among_fewer_workers() -> None:
     """None is without somebody who accepts from it: what waits in its backlog would be lost."""
     with closing(tcp()) as sockets:
         await sockets.bind(5)
-        before = [sockets.of(slot, 5)[0] for slot in range(5)]
-        assert [sockets.of(0, 2), sockets.of(1, 2)] == [before[0::2], before[1::2]]
+        before = list(sockets.rows)
+        assert [sockets.rows_of(slot, 5) for slot in range(5)] == [[0], [1], [2], [3], [4]]
+        assert [sockets.rows_of(slot, 2) for slot in range(2)] == [[0, 2, 4], [1, 3]]
         await sockets.bind(2)
-        assert [sockets.of(slot, 5) for slot in range(5)] == [[sock] for sock in before]
+        assert list(sockets.rows) == before
         await sockets.bind(7)
-        assert len({sockets.of(slot, 7)[0] for slot in range(7)} | set(before)) == 7
+        assert list(sockets.rows)[:5] == before
+        assert len(sockets.rows) == 7
 
 
 async def test_bound_is_not_yet_listening() -> None:
@@ -75,7 +80,7 @@ async def test_an_address_of_another_host_is_refused() -> None:
     with closing(tcp("192.0.2.1")) as sockets:
         with pytest.raises(ConfigError, match="Cannot assign requested address"):
             await sockets.bind(2)
-        assert sockets.of(0, 1) == []
+        assert list(sockets.rows) == []
     with closing(tcp("nowhere.invalid")) as sockets, pytest.raises(ConfigError, match="cannot listen on nowhere"):
         await sockets.bind()
 
@@ -87,7 +92,8 @@ async def test_a_unix_socket_is_shared(tmp_path: Path) -> None:
         await sockets.bind(2)
         await sockets.bind(3)
         sockets.listen()
-        assert sockets.of(0, 3) == sockets.of(2, 3)
+        assert sockets.rows_of(0, 3) == sockets.rows_of(2, 3) == [0]
+        assert len(sockets.rows) == 1
         assert path.is_socket()
     assert not path.exists()
 
@@ -107,3 +113,53 @@ async def test_a_unix_socket_that_nobody_listens_on_is_replaced(tmp_path: Path) 
     assert path.read_text(encoding="ascii") == "mine"
     with pytest.raises(ConfigError, match="no socket"):
         await unix(path).bind()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Sockets]:
+    """Two rows that are listened on, or the one of a Unix socket."""
+    with closing(tcp() if request.param == "tcp" else unix(tmp_path / "s")) as sockets:
+        await sockets.bind(2)
+        sockets.listen()
+        yield sockets
+
+
+async def hello(_request: web.BaseRequest) -> web.StreamResponse:
+    """Answer."""
+    return web.Response(text="hello")
+
+
+async def asked(sockets: Sockets) -> str:
+    """What a client is answered; one that waits for longer is not served."""
+    where = sockets.place
+    opening = (
+        asyncio.open_unix_connection(where.unix) if where.unix else asyncio.open_connection(where.host, where.port)
+    )
+    reader, writer = await opening
+    with closing(writer):
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        try:
+            async with asyncio.timeout(0.2):
+                return (await reader.read()).decode().rpartition("\n")[2]
+        except TimeoutError:
+            return "waits"
+
+
+async def test_a_listener_accepts_from_the_rows_it_is_told(place: Sockets) -> None:
+    """One after another, all, none: what nobody accepts from waits, and is served when somebody does."""
+    rows = [[sock.dup() for sock in row] for row in place.rows]
+    listener = Listener(web.ServerRunner(web.Server(hello)), rows)
+    every = range(len(rows))
+    for wanted in ([0], every, [0]):
+        await listener.accept(wanted)
+        assert "hello" in [await asked(place) for _ in range(20)]
+    await listener.accept(every)
+    assert {await asked(place) for _ in range(20)} == {"hello"}
+    await listener.accept([])
+    assert await asked(place) == "waits"
+    await listener.accept(every)
+    assert {await asked(place) for _ in range(20)} == {"hello"}
+    listener.close()
+    assert await asked(place) == "waits"
+    await listener.cleanup()
+    await listener.cleanup()

@@ -290,11 +290,12 @@ def test_rewind(policy: Policy) -> None:
     box = outbox(policy, events=1, chunk=b"rest")
     box.offer([event(1), event(2, B)])
     box.offer([event(3)])
-    assert box.loss is not None
+    had_loss = box.loss is not None
 
     box.rewind()
 
-    assert (box.chunk, len(box), box.count, box.bytes, box.loss, box.position) == (b"rest", 4, 0, 0, None, 0)
+    assert had_loss
+    assert (box.chunk, len(box), box.count, box.bytes, box.position) == (b"rest", 4, 0, 0, 0)
     assert box.take() == (None, [])
     assert box.offer([event(1), event(2, B)]) == 0
     assert positions(box.take()[1]) == [1, 2]

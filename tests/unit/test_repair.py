@@ -121,6 +121,21 @@ def test_repaired_while_held() -> None:
     assert further.told() == ["5"]
 
 
+def test_repaired_while_held_for_an_epoch() -> None:
+    """A stream that waits for an epoch resumes as soon as the peer has brought it (I10)."""
+    pair = Pair(rule())
+    pair.peer.begin_epoch()
+    pair.core.hub.placement.horizon = "~"
+    client = pair.core.connect("channel=a", pair.peer.publish("a", "1"))
+    held = client.reader.phase
+
+    pair.repair("2")
+    pair.core.run()
+
+    assert held is Phase.HELD
+    assert client.told() == ["2"]
+
+
 def test_held_for_longer_than_the_repair() -> None:
     """A stream that is ahead of the peer, too, is held on."""
     pair = Pair(rule())
