@@ -88,22 +88,24 @@ def judge_join(rows: list[Row]) -> list[Target]:
     """Judge the coming of a node or worker."""
     judged = []
     for name in ("nodes", "workers"):
-        seconds, worst = _values(rows, name, "join_s"), _values(rows, name, "max_ms")
         judged += [
-            target(f"{name}: link up to log held, in s, at most 2", seconds, at_most=2),
+            target(f"{name}: link up to log held, in s, at most 2", _values(rows, name, "join_s"), at_most=2),
             target(f"{name}: peer's p99, meanwhile / before, below 2", _values(rows, name, "p99_ratio"), at_most=1.99),
-            target(f"{name}: peer's worst delivery meanwhile, in ms, below 20", worst, at_most=19.99),
             everything_arrived(rows, name),
         ]
-    return judged
+    held, worst = _values(rows, "nodes", "held_ms"), _values(rows, "workers", "max_ms")
+    return [
+        *judged,
+        target("nodes: peer's loop held meanwhile, at most, in ms, below 20", held, at_most=19.99),
+        target("workers: peer's worst delivery meanwhile, in ms, below 20", worst, at_most=19.99),
+    ]
 
 
 def note_join(rows: list[Row]) -> list[str]:
-    """Say what the worst delivery stands for."""
-    bounds = [row["lag_bound_ms"] for row in rows if "lag_bound_ms" in row]
-    lines = ["the worst delivery bounds the time for which the peer's loop was held: events came every few ms"]
-    if bounds:
-        lines.append(f"nodes: the peer's loop_lag_seconds meanwhile: all in the buckets up to {max(bounds):g} ms")
+    """Say what of the longest hold was work."""
+    lines = ["the worst delivery bounds the time for which a peer's loop was held: events came every few ms"]
+    if held := _values(rows, "nodes", "held_cpu_ms"):
+        lines.append(f"nodes: the most that the peer worked between two turns of its loop: {max(held):.1f} ms of CPU")
     return lines + note_disturbance(rows)
 
 

@@ -18,8 +18,8 @@ from redis import Redis
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.measure import DRAIN_S, START_DELAY_S, Row, finish, publishing, sleep_until, streams
-from benchmarks.observe import Lines, Others, at, buckets, metric
-from benchmarks.parts import parent
+from benchmarks.observe import Lines, Others, at, metric
+from benchmarks.parts import family, parent
 from benchmarks.payload import payload
 from benchmarks.servers import launch_gateway, start_gateway
 
@@ -39,7 +39,9 @@ BATCH = 500
 FILL_S = 60.0
 """Within this the peer must hold them."""
 
-LAG = "sse_gateway_loop_lag_seconds"
+SUPERVISED = ("sse_gateway", "serve")
+WATCHED = ("benchmarks.one_process", "--log", "replicated", "--watch")
+"""The peer that is a node, in one process that tells how long its loop was held."""
 
 NICE = 5
 WARMUP_S = 2.0
@@ -59,7 +61,8 @@ CHANGES = {
 def join(stage: Stage, load: Load, server: str, say: Say) -> Row:
     """Let a second node, or a second worker, join under load."""
     with contextlib.ExitStack() as stack:
-        peer = start_gateway(stage, "peer", load.max_seconds, CHANGES)
+        entry = WATCHED if server == "nodes" else SUPERVISED
+        peer = start_gateway(stage, "peer", load.max_seconds, CHANGES, entry=entry)
         stack.callback(peer.stop)
         _fill(stage, peer)
         row: Row = {"held_mb": metric(peer, "sse_gateway_window_bytes") / 1e6}
@@ -82,18 +85,23 @@ def join(stage: Stage, load: Load, server: str, say: Say) -> Row:
 
 
 def _join(stage: Stage, load: Load, server: str, peer: Server, client: Part, stack: contextlib.ExitStack) -> Row:
-    lag = buckets(peer, LAG)
     began = datetime.now(UTC).timestamp()
     if server == "workers":
         lines = Lines(peer.part)
         _second_worker(stage, peer)
         return _watch(client, lines, began)
+    _held(peer)
     joiner = _second_node(stage, load, stack)
-    row = _watch(client, Lines(joiner.part, 0), began)
-    after = buckets(peer, LAG)
-    row["lag_bound_ms"] = _worst({bound: after[bound] - lag[bound] for bound in lag})
+    row = _watch(client, Lines(joiner.part, 0), began) | _held(peer)
     row["joined_mb"] = metric(joiner, "sse_gateway_window_bytes") / 1e6
     return row
+
+
+def _held(peer: Server) -> Row:
+    """Return the longest time for which the peer's loop did not turn since the last call."""
+    os.kill(family(peer.part.pid)[-1], signal.SIGUSR1)
+    told = peer.part.hear(5)
+    return {key: told[key] for key in ("held_ms", "held_cpu_ms")}
 
 
 def _fill(stage: Stage, peer: Server) -> None:
@@ -143,12 +151,6 @@ def _watch(client: Part, lines: Lines, began: float) -> Row:
     during = client.ask("mark")
     row: Row = {key: during[key] for key in ("p50_ms", "p99_ms", "max_ms")}
     return row | {"join_s": synced - connected, "ready_s": synced - began, "during_events": during["latency_count"]}
-
-
-def _worst(lag: dict[float, float]) -> float:
-    """Return the smallest bound that all timers kept, in milliseconds."""
-    total = max(lag.values())
-    return min(bound for bound, count in lag.items() if count == total) * 1000
 
 
 def _verdict(client: Part, count: int, load: Load, *, is_replaced: bool) -> Row:

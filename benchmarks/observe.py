@@ -68,16 +68,6 @@ def metric(server: Server, name: str) -> float:
     return sum(values)
 
 
-def buckets(server: Server, name: str) -> dict[float, float]:
-    """Return a histogram's cumulated counts by upper bound, summed over the labels."""
-    found: dict[float, float] = {}
-    for sample, value in _samples(server):
-        if sample.startswith(f"{name}_bucket{{"):
-            bound = float(sample.partition('le="')[2].partition('"')[0])
-            found[bound] = found.get(bound, 0) + value
-    return found
-
-
 def _samples(server: Server) -> Iterable[tuple[str, float]]:
     connection = http.client.HTTPConnection("127.0.0.1", server.admin, timeout=5)
     with closing(connection):

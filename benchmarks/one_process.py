@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -25,6 +27,10 @@ from sse_gateway.reasons import GapReason
 if TYPE_CHECKING:
     from sse_gateway.member import Member
     from sse_gateway.settings import Settings
+
+
+TURN_S = 0.001
+"""How often the loop's turns are watched."""
 
 
 class Alone:
@@ -63,12 +69,37 @@ class Alone:
         self._gateway.kick()
 
 
-async def serve(settings: Settings, *, is_plain: bool) -> None:
+class Watch:
+    """Measures for how long the loop does not turn; tells the worst since the last time on SIGUSR1."""
+
+    def __init__(self) -> None:
+        self._worst = (0.0, 0.0)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell)
+
+    async def run(self) -> None:
+        """Ask for a turn every millisecond, until cancelled."""
+        before = time.monotonic(), time.process_time()
+        while True:
+            await asyncio.sleep(TURN_S)
+            now = time.monotonic(), time.process_time()
+            held = now[0] - before[0] - TURN_S, now[1] - before[1]
+            self._worst = max(self._worst[0], held[0]), max(self._worst[1], held[1])
+            before = now
+
+    def _tell(self) -> None:
+        (wall_s, cpu_s), self._worst = self._worst, (0.0, 0.0)
+        print(json.dumps({"what": "held", "held_ms": wall_s * 1000, "held_cpu_ms": cpu_s * 1000}), flush=True)
+
+
+async def serve(settings: Settings, *, is_plain: bool, is_watched: bool) -> None:
     """Serve until SIGTERM."""
     gateway = Gateway(settings)
     if is_plain:
         gateway.member = cast("Member", Alone(gateway))
+    watching = asyncio.create_task(Watch().run()) if is_watched else None
     await gateway.run()
+    if watching is not None:
+        watching.cancel()
 
 
 def main() -> None:
@@ -76,10 +107,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--log", choices=("plain", "replicated"), required=True)
+    parser.add_argument("--watch", action="store_true", help="tell on SIGUSR1 how long the loop was held")
     args = parser.parse_args()
     settings = load_settings(args.config, os.environ)
     configure_logging(settings.log.level, settings.log.format)
-    uvloop.run(serve(settings, is_plain=args.log == "plain"))
+    uvloop.run(serve(settings, is_plain=args.log == "plain", is_watched=args.watch))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,8 @@ class Generation:
         )
         self._document = settings.document()
         self._may_accept = is_first
+        self._begun_at = time.monotonic()
+        self._lost: set[int] = set()
         self._order: Message | None = None
         self._over = asyncio.Event()
 
@@ -177,6 +179,7 @@ class Generation:
             child.tell(self._order)
         await child.wait()
         del self.children[slot]
+        self._lost.add(slot)
         self._owner.ended(child)
         if child.problems:
             self.problems = child.problems
@@ -241,7 +244,8 @@ class Generation:
         if self._order is not None and self._order != Drain(refuse=True):
             return
         slots = len(self._holds)
-        away = [row for slot in self._holds.keys() - present for row in self.sockets.rows_of(slot, slots)]
+        missed = self._holds.keys() if now - self._begun_at >= HOLD_S else self._lost
+        away = [row for slot in sorted(missed - present.keys()) for row in self.sockets.rows_of(slot, slots)]
         for index, (slot, child) in enumerate(sorted(present.items())):
             rows = sorted({*self.sockets.rows_of(slot, slots), *away[index :: len(present)]})
             if rows != child.rows:

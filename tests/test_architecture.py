@@ -36,13 +36,36 @@ LAYERS: dict[int, frozenset[str]] = {
     ),
     2: frozenset({"hub", "offers", "replica"}),
     3: frozenset(
-        {"admin", "config", "conflicts", "document", "handover", "http", "link", "listeners", "logs", "member"}
-        | {"metrics", "overrides", "parts", "quantities", "redis_login", "redis_url", "settings", "source", "stream"}
-        | {"streams", "systemd"}
+        {
+            "admin",
+            "aggregate",
+            "config",
+            "conflicts",
+            "document",
+            "handover",
+            "http",
+            "link",
+            "listeners",
+            "logs",
+            "member",
+        }
+        | {
+            "metrics",
+            "orders",
+            "overrides",
+            "parts",
+            "quantities",
+            "redis_login",
+            "redis_url",
+            "settings",
+            "source",
+            "stream",
+        }
+        | {"streams", "systemd", "values"}
     ),
     4: frozenset(
-        {"__main__", "cli", "demo", "demo_relay", "demo_samples", "demo_site", "demo_valkey"}
-        | {"gateway", "publish", "tail"}
+        {"__main__", "child", "cli", "demo", "demo_relay", "demo_samples", "demo_site", "demo_valkey"}
+        | {"gateway", "generation", "publish", "supervisor", "tail", "worker"}
     ),
 }
 """Every module has a layer; imports point down or sideways."""

@@ -672,7 +672,8 @@ def test_offer_behind_our_own_claim(*, stalls: bool) -> None:
     bus.wait(1.0)
 
     assert (joins, joiner.replica.joins) == (1, 2 if stalls else 1)
-    assert (bus.kinds()["VETO"], bus.kinds()["CONFIRM"]) == (1, 0)
+    assert bus.kinds()["VETO"] >= 1
+    assert bus.kinds()["CONFIRM"] == 0
     assert agree(holder, joiner)
 
 
