@@ -127,6 +127,9 @@ class Generation:
             range(settings.worker_count), FIRST_HOLD_S if is_first else None
         )
         self._document = settings.document()
+        # As they are now: another generation may add to them.
+        self._listeners = [[sock.fileno() for sock in row] for row in sockets.rows]
+        self._dealt = sockets.deal(settings.worker_count)
         self._may_accept = is_first
         self._begun_at = time.monotonic()
         self._lost: set[int] = set()
@@ -194,8 +197,8 @@ class Generation:
         return Start(
             settings=self._document | {"limits": self._document["limits"] | share},
             slot=slot,
-            listeners=[[sock.fileno() for sock in row] for row in self.sockets.rows],
-            rows=self.sockets.rows_of(slot, slots),
+            listeners=self._listeners,
+            rows=self._dealt[slot],
             hold_s=self._holds[slot],
             handover_dir=str(self._means.handover_dir),
             beat_s=min(1.0, self._means.watchdog_s / 4),
@@ -243,11 +246,10 @@ class Generation:
         present = {slot: child for slot, child in present.items() if now - child.heard_at < SILENT_S}
         if self._order is not None and self._order != Drain(refuse=True):
             return
-        slots = len(self._holds)
         missed = self._holds.keys() if now - self._begun_at >= HOLD_S else self._lost
-        away = [row for slot in sorted(missed - present.keys()) for row in self.sockets.rows_of(slot, slots)]
+        away = [row for slot in sorted(missed - present.keys()) for row in self._dealt[slot]]
         for index, (slot, child) in enumerate(sorted(present.items())):
-            rows = sorted({*self.sockets.rows_of(slot, slots), *away[index :: len(present)]})
+            rows = sorted({*self._dealt[slot], *away[index :: len(present)]})
             if rows != child.rows:
                 child.rows = rows
                 child.tell(Accept(rows))

@@ -119,9 +119,11 @@ class Sockets:
         """All of them, row by row."""
         return self._rows
 
-    def rows_of(self, slot: int, slots: int) -> list[int]:
-        """The rows that one of so many workers accepts from; all of them are dealt out."""
-        return [0] if self.place.unix is not None else list(range(slot, len(self._rows), slots))
+    def deal(self, slots: int) -> list[list[int]]:
+        """Which rows each of so many workers accepts from: none is left over."""
+        if self.place.unix is not None:
+            return [[0] for _ in range(slots)]
+        return [list(range(slot, len(self._rows), slots)) for slot in range(slots)]
 
     def close(self) -> None:
         """Stop listening, and remove what is still our Unix socket. Idempotent."""

@@ -57,7 +57,7 @@ BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _LOG_FLUSH_S = 2.0
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sse_gateway.worker")  # `__name__` is the program's
 
 
 def main() -> NoReturn:

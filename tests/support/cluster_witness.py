@@ -243,6 +243,7 @@ class Witness:
         if reason == GapReason.CURSOR or (is_same and self._was_held(cursor, now)):
             stream.begun = ledger.head  # at the latest
             self._start_anew(place)
+            self._own_start = place
             return
         ensure(not is_same or place > self._last, "told behind what it has had:", said, place, self._last)
         self._settled.clear()

@@ -179,6 +179,20 @@ def test_repaired_under_disconnect() -> None:
     assert slow.told() == ["window:2", "3", "4", "5"]
 
 
+def test_repaired_under_disconnect_in_a_replay() -> None:
+    """Nor is a stream that still catches up aborted as too slow for what the peer has lost."""
+    pair = Pair(rule(events=3, policy=Policy.DISCONNECT))
+    cursor = pair.core.cursor
+    pair.publish("1", *["x" * CHUNK_BYTES] * 2)
+    client = pair.core.connect("channel=a", cursor, room=CHUNK_BYTES // 2)
+
+    pair.repair("4", "5", "6", "7")
+    client.read()
+
+    assert client.sock.aborted is None
+    assert [text.rstrip("x") for text in client.told()] == ["1", "", "window:2", "5", "6", "7"]
+
+
 def test_repaired_after_an_overflow() -> None:
     """What a queue has dropped and not told yet is pulled from the windows: it is no loss any more."""
     pair = Pair(rule(queue=2))
