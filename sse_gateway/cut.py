@@ -84,7 +84,16 @@ class Cut:
     """
 
     def __init__(
-        self, key: bytes, token: str, log: Log, history: History, have: str, claims: Iterable[str], now: float
+        self,
+        key: bytes,
+        token: str,
+        log: Log,
+        history: History,
+        have: str,
+        claims: Iterable[str],
+        now: float,
+        *,
+        beside: bool = False,
     ) -> None:
         """Cut, here and now.
 
@@ -96,6 +105,7 @@ class Cut:
             have: Cursor of the joiner's head; if it verifies, only what lies after it is sent.
             claims: Epochs claimed and undecided.
             now: Seconds.
+            beside: As in `Head`.
         """
         verdict, position = log.locate(have)
         self._begin = position if verdict is Verdict.VERIFIED else -1
@@ -111,6 +121,7 @@ class Cut:
             marks=list(history.marks),
             abandoned=[sorted(p for p in timeline.abandoned if p > self._begin) for timeline in timelines],
             byte_order=sys.byteorder,
+            beside=beside,
         )
         self._has_forgotten = [mark > self._begin for mark in history.marks]
         self._seal = Seal(key, token)

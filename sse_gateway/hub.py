@@ -29,7 +29,7 @@ from sse_gateway.outbox import Outbox
 from sse_gateway.placement import Placement
 from sse_gateway.reader import Catchup, Phase
 from sse_gateway.reasons import CloseReason, GapReason
-from sse_gateway.replay import wrap
+from sse_gateway.replay import wrapped_event
 from sse_gateway.snapshot import MIN_SNAPSHOT, Snapshot
 from sse_gateway.tally import Tally
 from sse_gateway.window import Event
@@ -163,7 +163,7 @@ class Hub:
             if not audience.size:  # gone meanwhile, or its readers still catch up: they pull from the windows
                 continue
             if audience.framing.wrapped:
-                events = [_wrapped(event, wrapped) for event in events]
+                events = [wrapped_event(event, wrapped) for event in events]
             if not audience.passes:
                 self._ready.append(audience)
             self.tally.pass_bytes += audience.put(events)
@@ -181,7 +181,7 @@ class Hub:
             claims: Epochs claimed and undecided.
             now: Seconds.
         """
-        return Cut(self._key, token, self.log, self.history, have, claims, now)
+        return Cut(self._key, token, self.log, self.history, have, claims, now, beside=self.placement.beside)
 
     def receive(self, token: str, cut_at: float) -> Snapshot:
         """Prepare to take a snapshot in.
@@ -196,18 +196,21 @@ class Hub:
     def install(self, snapshot: Snapshot, now: float) -> None:
         """Go on from a snapshot that is complete: our log ends where it was cut.
 
-        Streams go on from where they are: what the snapshot has beyond their positions they pull
-        from the windows, in order. Where it does not continue our log, they are told.
+        Streams pull what it has beyond their positions from the windows. Where it continues no log of ours, they are told.
 
         Raises:
             SnapshotError: It continues another log than ours; nothing was changed.
         """
-        head = snapshot.head
-        if head is None or not snapshot.is_complete or (head.have and head.have != self.log.cursor(self.log.head)):
+        if (
+            (head := snapshot.head) is None
+            or not snapshot.is_complete
+            or (head.have and head.have != self.log.cursor(self.log.head))
+        ):
             raise SnapshotError("the snapshot does not continue this log")
         self.flush(now)
         readers = self._rewind()
         is_whole = not head.have
+        self.placement.beside |= head.beside
         if is_whole:
             shift = self.log.head + 1
             readers = [reader for audience in self._audiences for reader in audience.waiting]
@@ -223,8 +226,8 @@ class Hub:
             return
         for audience in self._audiences:
             for reader in audience.waiting:
-                if reader.catchup is not None:  # what the peer has lost, it has not lost for being slow
-                    reader.catchup.serial = self.history.serial
+                assert reader.catchup is not None  # noqa: S101 - who waits has one
+                reader.catchup.serial = self.history.serial  # what the peer has lost, nobody here was too slow for
         for reader in readers:
             if reader not in self.lagging:
                 self.schedule(reader)
@@ -234,8 +237,8 @@ class Hub:
         """Take every live reader back to the windows."""
         rewound: list[Reader] = []
         for audience in self._audiences:
-            rewound += (members := audience.members())
-            for reader in members:
+            rewound += audience.members()
+            for reader in audience.members():
                 self.placement.rewind(reader, audience)
             self.tally.pass_bytes -= audience.drop_passes()
         return rewound
@@ -283,11 +286,13 @@ class Hub:
 
     def farewell(self, reader: Reader, reason: CloseReason) -> bytes:
         """End a stream with a word: returns the bytes that complete it."""
-        position = self._delivery.position(reader)
+        here = self.log.cursor(self._delivery.position(reader))
+        if reader.catchup is not None and reader.catchup.gap is not None:  # not told yet: he has got no further
+            here = reader.catchup.asked or here
         pending = reader.outbox.chunk if reader.outbox is not None else b""
         is_open = reader.catchup is None or reader.catchup.is_open
         self.leave(reader, reason)
-        word = close_frame(self.log.cursor(position), reason, reader.retry_ms) if is_open else b""
+        word = close_frame(here, reason, reader.retry_ms) if is_open else b""
         reader.bytes += len(word)
         self.tally.bytes += len(word)
         if not reader.framing.chunked:
@@ -388,12 +393,3 @@ class Hub:
         if not audience.pending:
             self._touched.append(audience)
         audience.pending.append(event)
-
-
-def _wrapped(event: Event, done: dict[int, Event]) -> Event:
-    """Make the event that wrapped audiences get, once per event."""
-    if event.window is None:
-        return event
-    if event.position not in done:
-        done[event.position] = Event(event.position, event.window, wrap(event), event.received_at, ts=event.ts)
-    return done[event.position]

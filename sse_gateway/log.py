@@ -172,6 +172,10 @@ class Log:
         self.head = head
         self._floor = head + 1
 
+    def knows(self, epoch: str) -> bool:
+        """Whether an epoch of this name is remembered."""
+        return any(epoch == known.name for known in self.epochs)
+
     def cursor(self, position: int) -> str:
         """Return the text of the cursor at a position.
 

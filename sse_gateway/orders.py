@@ -163,7 +163,13 @@ class Wire:
 
     async def close(self) -> None:
         """Send what waits, if the other end takes it soon, and close. Idempotent."""
+        if self._writer.is_closing():
+            return
         self._writer.close()
-        with suppress(OSError, TimeoutError):
+        try:
             async with asyncio.timeout(_CLOSE_S):
                 await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except OSError:  # it has gone
+            pass

@@ -41,6 +41,8 @@ class Placement:
 
     Attributes:
         horizon: A name like those of epochs that begin now: what lies between it and ours may have begun elsewhere.
+        beside: Another log ran beside when the current epoch began, or since: who comes from there may have had
+            what our windows hold.
     """
 
     def __init__(self, log: Log, history: History, tally: Tally, schedule: Callable[[Reader], None]) -> None:
@@ -53,6 +55,7 @@ class Placement:
             schedule: Has a reader advanced soon; there may be very many at once.
         """
         self.horizon = ""
+        self.beside = False
         self._log = log
         self._history = history
         self._tally = tally
@@ -127,7 +130,7 @@ class Placement:
                 self._schedule(reader)
 
     def _begin(self, reader: Reader, catchup: Catchup, verdict: Verdict | None, position: int) -> None:
-        if verdict is Verdict.AHEAD:
+        if verdict is Verdict.AHEAD or (verdict is Verdict.UNKNOWN_EPOCH and self.beside):
             position = self._log.head
         catchup.head = self._log.head
         catchup.has_cursor = catchup.is_open or verdict not in {None, Verdict.INVALID, Verdict.AHEAD}

@@ -1,6 +1,7 @@
 """One stream's place in the log: what it follows, how far it has got, what waits for it.
 
-A reader goes through its phases once, in this order:
+A reader goes through its phases in this order; from LIVE it goes back to REPLAY when a peer has filled in what
+this node has missed:
 
     HELD     its cursor is ahead of the log; the headers are out, nothing else
     REPLAY   it pulls what it missed from the windows, as its socket drains

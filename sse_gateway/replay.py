@@ -155,6 +155,15 @@ def wrap(event: Event) -> bytes:
     return wrapped_frame(event.cursor, event.window.name, event.type, data, is_text=event.is_text)
 
 
+def wrapped_event(event: Event, done: dict[int, Event]) -> Event:
+    """Make the event that wrapped audiences get, once per event."""
+    if event.window is None:
+        return event
+    if event.position not in done:
+        done[event.position] = Event(event.position, event.window, wrap(event), event.received_at, ts=event.ts)
+    return done[event.position]
+
+
 def is_wanted(event: Event, reader: Reader, catchup: Catchup) -> bool:
     """Whether a reader that catches up gets an event of its channels."""
     window = event.window

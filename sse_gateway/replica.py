@@ -29,7 +29,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from sse_gateway.checkpoints import Checkpoints
-from sse_gateway.control import Kind
+from sse_gateway.control import Ignored, Kind
 from sse_gateway.decisions import Fetch, How, Leave, Publish, Stop, Synced
 from sse_gateway.errors import SnapshotError
 from sse_gateway.joining import ECHO_S, Joining, Publication
@@ -57,6 +57,9 @@ PROGRESS_S = 2.0
 
 REJOIN_S = 5.0
 """The patience with a JOIN doubles with each that came to nothing, up to this."""
+
+BESIDE_S = 2.0
+"""Another log that was heard in this time is there still."""
 
 MAX_CLAIMS = 64
 """Claims undecided at the same time; beyond, the oldest is forgotten."""
@@ -125,6 +128,7 @@ class Replica:
         self._joining = Joining("", 0.0)
         self._claims: dict[str, None] = {}
         self._patience_s = JOIN_S
+        self._foreign, self._foreign_at = 0, -BESIDE_S
 
     @property
     def is_synced(self) -> bool:
@@ -144,7 +148,7 @@ class Replica:
         self._join(now)
 
     def lost(self) -> None:
-        """The link is gone: what was counted stays, what comes will be checked against a peer."""
+        """The link is gone: what was counted stays, what comes is taken from a peer."""
         self._abandon()
         self.offers.drop()
         if self.role is not Role.LEFT:
@@ -172,6 +176,9 @@ class Replica:
         """Take a control message, in its place among the publications."""
         message = self._control.read(payload)
         if message is None:
+            if (heard := self._control.ignored[Ignored.FOREIGN]) > self._foreign:
+                self._foreign, self._foreign_at = heard, now
+                self._hub.placement.beside = True
             return
         if self.role is Role.SYNCED:
             self._act(message, now)
@@ -180,8 +187,6 @@ class Replica:
         elif self.role is Role.JOINING and message.kind is Kind.JOIN and message.fields[0] == self._joining.token:
             self._begin_buffer(now)
 
-    # The clock.
-
     def tick(self, now: float) -> None:
         """Do what is due; to be called some 20 times a second."""
         self._hub.placement.horizon = self._horizon()
@@ -189,7 +194,7 @@ class Replica:
             self.offers.make(now)
             if self.checkpoints.is_due(now):
                 self._publish(Kind.CHECKPOINT, self._hub.log.cursor(self._hub.log.head))
-        elif self.role in {Role.JOINING, Role.BUFFERING} and now >= self._joining.deadline:
+        elif self.is_joining and now >= self._joining.deadline:
             self._hurry(now)
 
     # Snapshots.
@@ -318,7 +323,11 @@ class Replica:
         snapshot = joining.snapshot
         if snapshot is None or snapshot.head is None or not snapshot.is_complete or joining.seen_at is None:
             return
-        self._hub.install(snapshot, now)
+        try:
+            self._hub.install(snapshot, now)
+        except SnapshotError:
+            self._join_again(now)
+            return
         self._claims = dict.fromkeys(snapshot.head.claims)
         self._joining = Joining("", 0.0)
         self.role = Role.SYNCED
@@ -358,7 +367,7 @@ class Replica:
                 pass
 
     def _note_claim(self, epoch: str) -> None:
-        if not self._is_old(epoch):
+        if not self._hub.log.knows(epoch):  # else somebody plays what he has recorded (I1)
             self._claims[epoch] = None
         if len(self._claims) > MAX_CLAIMS:
             del self._claims[next(iter(self._claims))]
@@ -366,6 +375,7 @@ class Replica:
     def _begin_epoch(self, epoch: str, reason: GapReason, how: How, now: float) -> None:
         self.role = Role.SYNCED
         self.checkpoints.begin(now)
+        self._hub.placement.beside = now - self._foreign_at < BESIDE_S
         self._hub.begin_epoch(epoch, reason, now)
         self.decisions.append(Synced(epoch, how))
 
@@ -375,17 +385,13 @@ class Replica:
 
     def _diverge(self, message: Message, now: float) -> None:
         epochs, to, accused = message.fields
-        if self._hub.log.epoch.name not in epochs.split(",") or self._is_old(to):
+        if self._hub.log.epoch.name not in epochs.split(",") or self._hub.log.knows(to):
             return
         self._begin_epoch(to, GapReason.EPOCH, How.SWITCHED, now)
         if self._node in {message.node, accused} and self.checkpoints.took_part(now):
             self.offers.drop()
             self.role = Role.LEFT
             self.decisions.append(Leave(AWAY_S[0] + self._random() * (AWAY_S[1] - AWAY_S[0])))
-
-    def _is_old(self, epoch: str) -> bool:
-        """Whether we have had an epoch of this name: whoever begins it now plays what he has recorded (I1)."""
-        return any(epoch == known.name for known in self._hub.log.epochs)
 
     def _publish(self, kind: Kind, *fields: str) -> Publish:
         publish = Publish(kind, self._control.write(kind, *fields))

@@ -49,6 +49,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
         marks: Per rule, the highest loss of forgotten channels.
         abandoned: Per rule, where such losses lie.
         byte_order: Of the hashes: the sender's own, as in `sys.byteorder`.
+        beside: Another log ran beside when the newest epoch began, or since.
     """
 
     have: str
@@ -60,6 +61,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     marks: list[int]
     abandoned: list[list[int]]
     byte_order: str
+    beside: bool = False
 
 
 class Piece(msgspec.Struct, array_like=True, frozen=True):

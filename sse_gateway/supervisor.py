@@ -134,7 +134,7 @@ class Supervisor:
             self._log_start(first)
             self._tell("READY=1")
             await self._serve(group)
-        await self._end(first)
+        await self._end(self._current)
 
     async def _close(self) -> None:
         await self._admin.aclose()

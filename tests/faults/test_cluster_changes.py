@@ -170,4 +170,4 @@ def test_a_reload_that_changes_what_an_event_is_is_one_gap(valkey: Valkey, gatew
 
     assert visits(clients) == [3] * len(clients)
     assert kinds_of_gaps(clients) == {("epoch",)}
-    assert load.judge(anew=True) == []
+    assert load.judge() == []

@@ -218,21 +218,6 @@ def test_a_gateway_stops_while_events_pour_in(
         assert stream.blocks[-1].json() == {"reason": "drain"}
 
 
-def test_sighup_is_noted_and_nothing_else(gateways: Gateways, valkey: Valkey, connect: Connect, channel: str) -> None:
-    """SIGHUP ends nothing: it is logged, and streams go on."""
-    gateway = gateways.start(configuration(valkey.url))
-    stream = follow(connect, gateway, f"/{channel}")
-    before = len(gateway.logs)
-    gateway.signal(signal.SIGHUP)
-    gateway.wait_until(lambda: len(gateway.logs) > before, 3, "log line")
-    valkey.publish(f"sse:{channel}", "hello")
-    stream.wait_data("hello")
-
-    assert gateway.running
-    assert gateway.admin_status("/readyz") == 200
-    assert "reload" in str(gateway.logs[before:]).lower() or "hup" in str(gateway.logs[before:]).lower()
-
-
 # -- the books
 
 

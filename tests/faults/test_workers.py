@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +82,43 @@ def test_a_killed_worker_is_started_again(gateways: Gateways, valkey: Valkey, co
     assert after.value(WORKERS) == 1
     counters = [sample for sample in before.samples if sample.name.endswith(("_total", "_bucket", "_count"))]
     assert [s for s in counters if after.value(s.name, **s.labels) < s.value] == []
+
+
+def test_metrics_stand_whatever_dies(gateways: Gateways, valkey: Valkey, connect: Connect, channel: str) -> None:
+    """Scrape after scrape while workers are killed: complete, valid to Prometheus' own tool, and no counter goes back."""
+    gateway = gateways.start(workers(2, valkey))
+    before: dict[tuple[str, ...], float] = {}
+    scrapes = 0
+
+    def look() -> bool:
+        nonlocal scrapes
+        scrapes += 1
+        metrics = gateway.metrics()
+        for sample in metrics.samples:
+            if sample.name.endswith(("_total", "_bucket", "_count", "_sum")):
+                series = (sample.name, *map(str, sorted(sample.labels.items())))
+                assert sample.value >= before.get(series, 0.0), series
+                before[series] = sample.value
+        return metrics.value(WORKERS) == 2 and metrics.value(RESTARTS) == len(kills)
+
+    kills: list[int] = []
+    for victim in [0, 1] * 2:
+        for _ in range(10):
+            follow(connect, gateway, f"/{channel}")
+        valkey.publish(f"sse:{channel}", "x")
+        look()
+        count = len(before)
+        kills.append(gateway.worker_pids()[victim])
+        os.kill(kills[-1], signal.SIGKILL)
+        gateway.wait_until(look, 20, "both workers")
+        assert len(before) == count
+    assert gateway.metric(MARKER + "streams_opened_total") == 40
+    assert scrapes > 8
+    if shutil.which("promtool") is not None:
+        body = gateway.admin("/metrics")[2]
+        command = ["promtool", "check", "metrics"]
+        checked = subprocess.run(command, input=body, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
 def test_clients_wait_while_the_worker_starts_again(
@@ -219,7 +258,7 @@ def test_restarts_leave_no_descriptor(gateways: Gateways, valkey: Valkey) -> Non
     gateway.wait_until(lambda: len(open_files(gateway.pid)) <= before, 5, "as many descriptors as before")
     port = gateway.config["listen"]["port"]
     listening = {pid: sockets_on(pid, port) for pid in gateway.worker_pids()}
-    assert [len(inodes) for inodes in listening.values()] == [1] * count
+    assert [len(inodes) for inodes in listening.values()] == [count] * count  # its own, and those it may take care of
     assert len(set().union(*listening.values())) == count
     for pid in gateway.worker_pids():
         assert sockets_on(pid, gateway.config["admin"]["port"]) == set()

@@ -217,8 +217,14 @@ class Ledger:
 
     def is_duplicate(self, family: int, place: int) -> bool:
         """Whether the key of an event was used before in the same epoch, and nobody has had to forget it."""
-        earlier = self._earlier.get(place)
-        return earlier is not None and not self.is_tight and not self.breaks_between(family, earlier, place)
+        later, earlier = place, self._earlier.get(place)
+        if earlier is None or self.is_tight:
+            return False
+        while earlier is not None:  # who knows of a use before a BREAK has dropped the first one after it
+            if self.breaks_between(family, earlier, later):
+                return False
+            later, earlier = earlier, self._earlier.get(earlier)
+        return True
 
     def may_be_lost(self, place: int, now: float) -> bool:
         """Whether some window may have lost an event by its bounds."""

@@ -289,7 +289,7 @@ class Node:
         if self.is_dead:
             return
         wait = self.stopped_until - self.run.now
-        self.run.after(TICK_S if wait <= 0 else wait, self._tick)
+        self.run.after(TICK_S if wait <= 0 else min(wait, TICK_S), self._tick)  # it may be let go on earlier
         if wait > 0:
             self.late_at = self.stopped_until
             return

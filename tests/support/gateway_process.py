@@ -240,7 +240,10 @@ class GatewayProcess:
             assert self.running, f"the gateway ended with {self.exit_code}:\n{self.output_tail()}"
             return probe()
 
-        return poll(probe_alive, timeout_s=timeout_s, what=what)
+        try:
+            return poll(probe_alive, timeout_s=timeout_s, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output_tail()}") from None
 
     @property
     def running(self) -> bool:

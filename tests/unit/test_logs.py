@@ -6,13 +6,23 @@ import io
 import json
 import logging
 import os
+import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
-from sse_gateway.logs import MAX_RECORDS, MAX_VALUE, LogHandle, configure_logging, dropped_records, log_event
+from sse_gateway.logs import (
+    MAX_RECORDS,
+    MAX_VALUE,
+    LogHandle,
+    _write_descriptor,
+    change_logging,
+    configure_logging,
+    dropped_records,
+    log_event,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +121,49 @@ def test_text_values_start_no_field_of_their_own(value: str) -> None:
     assert stream.getvalue().rstrip("\n").split(" channel=", 1)[1] == json.dumps(value)
 
 
+def test_every_line_of_a_process_can_say_which_it_is() -> None:
+    """Fields of the process stand in each line, libraries' and the log's own too."""
+    stream = io.StringIO()
+    handle = configure_logging("info", "json", stream, fields={"worker": 3})
+    log_event(LOG, logging.INFO, "stream.closed", reason="client")
+    logging.getLogger("aiohttp").warning("odd")
+    log_event(LOG, logging.INFO, "stream.closed", what=Broken())
+    log_event(LOG, logging.INFO, "stream.closed")
+    assert handle.close(5)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert {line["event"] for line in lines} == {"stream.closed", "log.message", "logs.dropped"}
+    assert {line["worker"] for line in lines} == {3}
+
+
+def test_level_and_format_can_change() -> None:
+    """As a reload may want; where logging is not configured nothing happens."""
+    change_logging("debug", "json")
+    with captured() as (stream, handle):
+        log_event(LOG, logging.INFO, "x.first")
+        change_logging("warning", "text")
+        log_event(LOG, logging.INFO, "x.second")
+        log_event(LOG, logging.WARNING, "x.third")
+        assert handle.dropped == 0
+    first, third = stream.getvalue().splitlines()
+    assert json.loads(first)["event"] == "x.first"
+    assert third.endswith("warning sse_gateway.test x.third")
+
+
+def test_lines_of_two_processes_do_not_tear_each_other() -> None:
+    """Into a pipe that is full again and again: whole lines are written in pieces that a pipe keeps together."""
+    reader, writer = os.pipe()
+    lines = [f"{number:04} {'x' * 300}\n".encode() for number in range(1000)]
+    with os.fdopen(reader, "rb") as far:
+        writers = [threading.Thread(target=_write_descriptor, args=(writer, b"".join(lines))) for _ in range(2)]
+        for thread in writers:
+            thread.start()
+        read = [far.readline() for _ in range(2000)]
+        for thread in writers:
+            thread.join(5)
+    os.close(writer)
+    assert sorted(read) == sorted(lines * 2)
+
+
 def test_fields_cannot_replace_the_head() -> None:
     """A field named like the head of a line is left out, not believed."""
     with captured() as (stream, _):
@@ -149,13 +202,15 @@ def test_unusual_values_are_written_as_text() -> None:
     assert len(fact["long"]) < MAX_VALUE + 10
 
 
+class Broken:
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 def test_unprintable_object_is_counted_and_harms_nobody() -> None:
     """A record that cannot be formatted is a dropped line, not an exception in the caller."""
-
-    class Broken:
-        def __str__(self) -> str:
-            raise RuntimeError
-
     with captured() as (stream, handle):
         log_event(LOG, logging.INFO, "x.y", value=Broken())
         log_event(LOG, logging.INFO, "x.z")

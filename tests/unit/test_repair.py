@@ -304,10 +304,7 @@ def test_replaced_and_resumed() -> None:
     assert pair.core.connect("channel=a", first.id).told() == ["epoch:None", "3", "4"]
 
 
-UNTOLD = pytest.mark.xfail(strict=True, reason="farewell gives the new log's place before the gap was told")
-
-
-@pytest.mark.parametrize("is_shared", [True, pytest.param(False, marks=UNTOLD)])
+@pytest.mark.parametrize("is_shared", [True, False])
 @pytest.mark.parametrize("room", [0, 40, 10**9])
 def test_farewell_after_a_repair(room: int, *, is_shared: bool) -> None:
     """A stream that ends before it is current again gives an id from which nothing is missing untold (I1, I2)."""

@@ -13,6 +13,7 @@ from sse_gateway.reader import Phase
 from sse_gateway.reasons import GapReason
 from sse_gateway.replica import (
     AWAY_S,
+    BESIDE_S,
     JOIN_S,
     MAX_CLAIMS,
     PROGRESS_S,
@@ -1013,6 +1014,43 @@ def test_ignored() -> None:
 
     assert (node.head, node.replica.decisions) == (head, [])
     assert node.control.ignored == dict.fromkeys(Ignored, 1) | {Ignored.MALFORMED: 1}
+
+
+OLDER = "000000000001-5-000000000000"
+"""A cursor of an epoch before all others."""
+
+
+def test_another_log_beside() -> None:
+    """Who comes from a log that runs beside may have had what our windows hold: the gap, and what comes from now on."""
+    bus, (node, other) = cluster(2)
+    foreign = bus.node(fingerprint="fedcba9876543210", is_up=False)
+    bus.publish("a", "1")
+    bus.settle()
+    before = node.core.connect("channel=a", OLDER).told()
+
+    foreign.say(Kind.VETO, FIRST)
+    bus.settle()
+    joined = bus.node()
+    bus.wait(1.0)
+    after = [one.core.connect("channel=a", OLDER) for one in (node, other, joined)]
+    bus.publish("a", "2")
+    bus.settle()
+
+    assert before == ["epoch:None", "1"]
+    assert [client.told() for client in after] == [["epoch:None", "2"]] * 3
+
+
+def test_another_log_beside_when_an_epoch_begins() -> None:
+    """A log that was heard just before our epoch began runs beside it; one that was not heard for long does not."""
+    bus, (node,) = cluster(1)
+    foreign = bus.node(fingerprint="fedcba9876543210", is_up=False)
+    foreign.say(Kind.VETO, FIRST)
+    bus.settle()
+    node.replica.entry(node.control.write(Kind.DIVERGED, node.epoch, "ep0ch9999991", STRANGER), bus.now)
+    soon = node.core.hub.placement.beside
+    node.replica.entry(node.control.write(Kind.DIVERGED, "ep0ch9999991", "ep0ch9999992", STRANGER), bus.now + BESIDE_S)
+
+    assert (soon, node.core.hub.placement.beside) == (True, False)
 
 
 def test_kinds_that_mean_nothing_here() -> None:
