@@ -178,9 +178,19 @@ class Metrics:
         yield _counter("source_losses", "Live links to Redis that were lost.", source.losses)
         yield _counter("source_paused_seconds", "Time in which Redis was not read.", source.paused_s)
         yield _counter("epochs", "Epochs begun.", gateway.hub.log.begun)
-        ignored = gateway.member.control.ignored
-        yield _counters("control_ignored", "Control messages that were not heeded.", "reason", ignored)
+        yield from self._cluster()
         yield _gauge("ready", "Whether /readyz says yes.", float(not gateway.unready()))
+
+    def _cluster(self) -> Iterator[Metric]:
+        member = self._gateway.member
+        replica, handover = member.replica, member.handover
+        yield _counters("control_ignored", "Control messages not heeded.", "reason", member.control.ignored)
+        yield _counter("joins", "Attempts to get the log from a peer, or to begin it.", replica.joins)
+        yield _counter("snapshots_served", "Snapshots whose hand-over to a peer began.", replica.offers.served)
+        yield _counter("snapshot_sent_bytes", "Bytes of snapshots handed over.", handover.sent_bytes)
+        yield _counter("snapshot_received_bytes", "Bytes of snapshots received.", handover.received_bytes)
+        yield _counter("handover_failures", "Hand-overs that failed on this side.", handover.failures)
+        yield _counter("divergences", "Divergences that this node took part in.", replica.checkpoints.divergences)
 
     def _process(self) -> Iterator[Metric]:
         yield _gauge("open_descriptors", "Descriptors in use.", self._open_descriptors())

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from sse_gateway.control import Ignored
 from sse_gateway.reasons import CloseReason, GapReason, Policy, RejectReason, Replay, Unavailable
 from tests.support.gateway_process import (
     AUDIENCES,
@@ -52,6 +53,7 @@ REASONS = {
     "streams_refused": Unavailable,
     "messages_rejected": RejectReason,
     "gaps": GapReason,
+    "control_ignored": Ignored,
 }
 LIBRARY = ("sse_gateway_process_", "sse_gateway_supervisor_process_")
 """The client library's own metrics, which keep their names so that everybody's dashboards find them."""
