@@ -270,6 +270,7 @@ class Generation:
     def accept(self) -> None:
         """Take over: accept connections from now on, those that are started again too."""
         self._may_accept = True
+        self._begun_at = time.monotonic()
         self._holds = dict.fromkeys(self._holds, HOLD_S)
         for child in self.children.values():
             child.tell(Accept(child.rows))
