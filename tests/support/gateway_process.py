@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -49,6 +50,8 @@ MARKER: Final = "sse_gateway_"
 STREAM_CLOSED: Final = "stream.closed"
 """The log event of a stream's end."""
 
+_CLUSTERS: Final = itertools.count()
+
 _START_S = 15.0
 _STOP_S = 10.0
 
@@ -59,7 +62,7 @@ def rule(pattern: str, **settings: Any) -> Config:
 
 
 def configuration(redis_url: str, *rules: Config, **sections: Config) -> Config:
-    """Build a configuration with short times, for tests.
+    """Build a configuration with short times, for tests; it shares its log with no other.
 
     Args:
         redis_url: The source.
@@ -70,6 +73,7 @@ def configuration(redis_url: str, *rules: Config, **sections: Config) -> Config:
         "listen": {"host": "127.0.0.1", "port": free_port()},
         "admin": {"host": "127.0.0.1", "port": free_port()},
         "redis": {"url": redis_url, "connect_timeout": "1s", "liveness_timeout": "1s"},
+        "cluster": {"name": f"test-{os.getpid()}-{next(_CLUSTERS)}"},
         "channels": list(rules) or [rule("sse:*", prefix=True)],
         "stream": {"heartbeat": "300ms", "retry": "3s"},
         "shutdown": {"drain": "1s"},
@@ -333,11 +337,11 @@ class GatewayProcess:
 
     # -- the end
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Send a signal to the supervisor."""
         os.kill(self.pid, number)
 
-    def signal_worker(self, number: signal.Signals) -> int:
+    def signal_worker(self, number: Signals) -> int:
         """Send a signal to the only worker; returns its process id."""
         pid = self.worker_pid
         os.kill(pid, number)

@@ -18,6 +18,8 @@ from aiohttp import web
 from sse_gateway.channels import RuleTable
 from sse_gateway.gateway import Gateway
 from sse_gateway.http import Front
+from sse_gateway.member import draw_name
+from sse_gateway.reasons import GapReason
 from sse_gateway.settings import Settings
 from sse_gateway.streams import Streams
 from tests.support.gateway_process import configuration, poll
@@ -129,7 +131,8 @@ class InProcess:
 
         def arrive() -> None:
             for payload in payloads:
-                self.gateway.source_message(b"sse:*", f"sse:{channel}".encode(), payload, self.streams.now())
+                now = self.streams.now()
+                self.gateway.hub.publish(b"sse:*", f"sse:{channel}".encode(), payload, now, now)
             self.gateway.source_flush()
 
         self.call(arrive)
@@ -163,7 +166,7 @@ class InProcess:
         settings = Settings.model_validate(config)
         self.gateway = Gateway(settings)
         self.gateway.streams = self.streams = GatedStreams(self.gateway, settings)
-        self.gateway.source_began()
+        self.gateway.hub.begin_epoch(draw_name(), GapReason.SOURCE, self.streams.now())
         front = Front(self.streams, RuleTable(settings.rules), max_channels=64, origins=settings.cors.origins)
         self.server = front.server()
         runner = web.ServerRunner(self.server)

@@ -207,6 +207,10 @@ class Recorder:
         self.messages.append((pattern, channel, payload))
         self._note(payload.decode(errors="replace"))
 
+    def source_control(self, payload: bytes, now: float) -> None:  # noqa: ARG002
+        """Note it."""
+        self._note(payload.decode(errors="replace"))
+
     def source_flush(self) -> None:
         """Note it."""
         self._note("flush")
