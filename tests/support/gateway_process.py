@@ -23,6 +23,7 @@ from tests.support.valkey import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from signal import Signals
 
     from tests.support.raw_client import Address
 
