@@ -351,8 +351,9 @@ def test_a_link_cut_inside_a_message_is_told(
         proxy.to_client.cut_after = proxy.to_client.passed + cut
         publish(own_valkey, ledger.messages(channel, 50, padding=KIB))
         proxy.to_client.release()
-        stream.wait_type("gateway.gap", timeout_s=15)
+        gateway.wait_log("source.lost")
         proxy.to_client.cut_after = None
+        stream.wait_type("gateway.gap", timeout_s=15)
         gateway.wait_ready()
         stream.wait_data(publish(own_valkey, ledger.messages(channel, 5)))
 

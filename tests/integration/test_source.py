@@ -173,7 +173,7 @@ async def test_a_server_with_a_full_disk_will_do(server: Resp3Server, follow: Ca
         ("INFO", b"-NOPERM User gw has no permissions to run the 'info' command\r\n", "'info'"),
         ("INFO", b"$0\r\n\r\n", "run id"),
         ("PSUBSCRIBE", b"-NOPERM No permissions to access a channel\r\n", "cannot subscribe: NOPERM"),
-        ("PUBLISH", b"-NOPERM No permissions to access a channel\r\n", f"marker to {CONTROL}: NOPERM"),
+        ("PUBLISH", b"-NOPERM No permissions to access a channel\r\n", f"publish to {CONTROL}: NOPERM"),
     ],
 )
 async def test_an_unfit_server_is_told_in_one_sentence(
@@ -525,7 +525,7 @@ async def test_the_least_privileged_user_will_do(real: Valkey, follow: Callable[
     ("without", "told"),
     [
         ("+psubscribe", "cannot subscribe: NOPERM"),
-        ("+publish", f"marker to {CONTROL}: NOPERM"),
+        ("+publish", f"publish to {CONTROL}: NOPERM"),
         ("&sse:*", "cannot subscribe: NOPERM"),
         (f"&{CONTROL}", "cannot subscribe: NOPERM"),
         ("+role", "NOPERM"),
