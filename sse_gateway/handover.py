@@ -28,7 +28,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hiredis import HiredisError
-from redis import RedisError
 
 from sse_gateway.errors import GatewayError
 from sse_gateway.link import Link, open_link
@@ -52,7 +51,7 @@ _MAX_REST_S = 0.02  # a process that stood still did not work all that time
 _HEADER = re.compile(rb"([0-9a-z]{12})\n")
 _HEADER_BYTES = 13
 
-_FORESEEN = (OSError, EOFError, GatewayError, RedisError, HiredisError)
+_FORESEEN = (OSError, EOFError, GatewayError, HiredisError)
 
 _log = logging.getLogger(__name__)
 

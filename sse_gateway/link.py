@@ -11,15 +11,12 @@ import socket
 import ssl
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 
-from sse_gateway.errors import ConfigError, SourceError
+from sse_gateway.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,25 +331,33 @@ async def open_link(url: str, make: Callable[[], Link], *, timeout_s: float) -> 
     return link
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Read a URL.
+def _options(url: str) -> dict[str, str]:
+    """Read a URL of one host, or of a path; what is behind its ``?`` are options, too."""
+    parts = urlsplit(url)
+    options = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    for key, value in (("username", parts.username), ("password", parts.password), ("host", parts.hostname)):
+        if value:
+            options[key] = unquote(value)
+    if parts.port:
+        options["port"] = str(parts.port)
+    if parts.scheme == "unix":
+        options["path"] = unquote(parts.path)
+    return options
 
-    Raises:
-        ConfigError: A value behind its ``?`` is not of the type that redis-py wants; it is not quoted.
-    """
-    try:
-        return dict(parse_url(url))
-    except ValueError:
-        raise ConfigError(["redis.url: an option behind its `?` has a value of the wrong type"]) from None
 
-
-async def _ask_sentinels(url: str, timeout_s: float) -> dict[str, Any]:
+async def _ask_sentinels(url: str, timeout_s: float) -> dict[str, str]:
     """Find the primary of a service; the credentials of the URL are the data servers'."""
     rest, _, service = url.removeprefix("redis+sentinel://").partition("?")[0].partition("/")
     userinfo, _, hosts = rest.rpartition("@")
     options = _options(f"redis://{userinfo}@localhost" if userinfo else "redis://localhost")
     addresses = [_address(host) for host in hosts.split(",")]
     share_s = timeout_s / (len(addresses) + 1)
+    # Here, not above: redis-py takes a quarter of the time in which a worker starts, and only this needs it.
+    from redis import RedisError  # noqa: PLC0415
+    from redis.asyncio.retry import Retry  # noqa: PLC0415
+    from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
     once = Retry(
         NoBackoff(), 0
     )  # the next sentinel is the retry: redis-py's own would use up all the time on the first
@@ -360,11 +365,13 @@ async def _ask_sentinels(url: str, timeout_s: float) -> dict[str, Any]:
         addresses, sentinel_kwargs={"socket_timeout": share_s, "socket_connect_timeout": share_s, "retry": once}
     )
     try:
-        options["host"], options["port"] = await sentinel.discover_master(service)
+        host, port = await sentinel.discover_master(service)
+    except RedisError as error:
+        raise SourceError(str(error)) from error
     finally:
         for client in sentinel.sentinels:
             await client.aclose()
-    return options
+    return {**options, "host": host, "port": str(port)}
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -374,7 +381,7 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+def _tls(options: dict[str, str]) -> ssl.SSLContext:
     """Verify certificate and name, always.
 
     Raises:

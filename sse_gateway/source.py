@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from contextlib import asynccontextmanager
@@ -25,8 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import hiredis
-from redis import RedisError
-from redis.backoff import EqualJitterBackoff
 
 from sse_gateway.errors import ConfigError, SourceError
 from sse_gateway.link import Link, open_link, text_of
@@ -44,8 +43,9 @@ MARKER_S = 1.0
 MARKER_PATIENCE = 3.0
 """Times `liveness_timeout` that our marker may be missing while other messages arrive."""
 
-BACKOFF = EqualJitterBackoff(cap=1.0, base=0.05)
-"""Seconds between attempts: short, because every second is one in which events pass unseen."""
+BACKOFF_S = (0.05, 1.0)
+"""Between attempts, the first and the longest; half of it is drawn at random. Short, because every second is one in
+which events pass unseen."""
 
 _log = logging.getLogger(__name__)
 
@@ -127,11 +127,11 @@ class Source:
             self.attempts += 1
             try:
                 await self._connect_and_follow()
-            except (OSError, TimeoutError, RedisError, SourceError, hiredis.HiredisError) as error:
+            except (OSError, TimeoutError, SourceError, hiredis.HiredisError) as error:
                 failures = 0 if self.live else failures + 1
                 self._lose(error)
             away_s, self._away_s = self._away_s, 0.0
-            await asyncio.sleep(away_s or BACKOFF.compute(min(failures + 1, 10)))
+            await asyncio.sleep(away_s or _backoff_s(failures))
 
     def pause(self) -> None:
         """Stop reading. Idempotent."""
@@ -270,3 +270,8 @@ class Source:
     def _check_soon(self, link: Link) -> None:
         """Send marker, role and run id questions; the answers are judged when they come."""
         link.check(self.server.run_id if self.server is not None else "")
+
+
+def _backoff_s(failures: int) -> float:
+    first, longest = BACKOFF_S
+    return min(longest, first * 2.0 ** min(failures + 1, 10)) * random.uniform(0.5, 1.0)

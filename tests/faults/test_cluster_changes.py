@@ -88,6 +88,7 @@ def test_a_node_that_is_stopped_sends_its_clients_to_the_other(valkey: Valkey, n
     assert sum(visits(clients)) > len(clients)
 
 
+@pytest.mark.slow
 def test_nodes_of_another_fingerprint_are_another_log(
     valkey: Valkey, nodes: list[GatewayProcess], gateways: Gateways
 ) -> None:

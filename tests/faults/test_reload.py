@@ -153,6 +153,7 @@ def test_a_request_that_is_inside_is_served(gateways: Gateways, valkey: Valkey, 
     assert b"gateway.unavailable" not in answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (3, 2)])
 def test_the_number_of_workers_changes(
     gateways: Gateways, valkey: Valkey, connect: Connect, channel: str, before: int, after: int
@@ -305,6 +306,7 @@ def test_workers_that_cannot_start_change_nothing(
     assert wait_workers(gateway, 1) == [old]
 
 
+@pytest.mark.slow
 def test_workers_that_get_no_source_change_nothing(
     valkey: Valkey, connect: Connect, channel: str, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_clients_wait_while_the_worker_starts_again(
         assert stream.wait_open(timeout_s=10).type == "gateway.open"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_is_waited_for(gateways: Gateways, valkey: Valkey) -> None:
     """The first time it is started at once, then after a pause with jitter, which has a bound."""
     gateway = gateways.start(configuration(valkey.url))
@@ -239,6 +240,7 @@ def test_without_a_supervisor_there_are_no_workers(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_restarts_leave_no_descriptor(gateways: Gateways, valkey: Valkey) -> None:
     """After a dozen the supervisor has open what it had, and no worker has what is another's."""
     count = 4
@@ -333,6 +335,7 @@ def test_signals_of_the_terminal_are_the_supervisors(gateways: Gateways, valkey:
     assert gateway.unready_reasons() == []
 
 
+@pytest.mark.slow
 def test_a_hung_worker_does_not_hold_the_end_up(
     gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sse_gateway.errors import ConfigError, SourceError
+from sse_gateway.errors import SourceError
 from sse_gateway.link import Link, open_link
 from tests.support.resp3_server import Recorder, Resp3Server, bulk, message, push, resp3_server
 
@@ -202,12 +202,6 @@ async def test_errors_are_answers(server: Resp3Server) -> None:
     with pytest.raises(SourceError, match="NOPERM no"):
         await second
     link.close()
-
-
-async def test_an_option_of_the_wrong_type_is_bad_configuration() -> None:
-    """What redis-py cannot read in the URL is told without quoting it."""
-    with pytest.raises(ConfigError, match="wrong type"):
-        await open_link("redis://h?socket_timeout=hunter2", lambda: Link(Recorder(), b"c", b"token"), timeout_s=1)
 
 
 async def test_a_paused_link_reads_nothing(server: Resp3Server) -> None:

@@ -2,7 +2,7 @@
 
 Each schedule mixes publishers, clients, faults and time, and is judged block by block. A schedule
 that fails is shrunk, and printed with its seed: `play(seed, steps)` runs it again. Schedules are
-as many as `SSE_GATEWAY_TEST_SCHEDULES` says, 600 unless told.
+as many as `SSE_GATEWAY_TEST_SCHEDULES` says, 300 unless told.
 
 The second half switches one rule of the core off at a time: the oracle has to notice.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sse_gateway.window import Event, Window
     from tests.support.schedules import MakeHub
 
-SCHEDULES = int(os.environ.get("SSE_GATEWAY_TEST_SCHEDULES", "600"))
+SCHEDULES = int(os.environ.get("SSE_GATEWAY_TEST_SCHEDULES", "300"))
 PARTS = 12
 LENGTH = 80  # steps of the shortest
 
