@@ -201,11 +201,8 @@ class Hub:
         Raises:
             SnapshotError: It continues another log than ours; nothing was changed.
         """
-        if (
-            (head := snapshot.head) is None
-            or not snapshot.is_complete
-            or (head.have and head.have != self.log.cursor(self.log.head))
-        ):
+        here = self.log.cursor(self.log.head) if self.log.epochs else "-"
+        if (head := snapshot.head) is None or not snapshot.is_complete or head.have not in {"", here}:
             raise SnapshotError("the snapshot does not continue this log")
         self.flush(now)
         readers = self._rewind()

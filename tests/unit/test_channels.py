@@ -291,3 +291,10 @@ def test_a_prefix_of_reserved_channels_reaches_no_rule() -> None:
     table = RuleTable([rule(0, "*")])
     assert table.rules_of_prefix("__") == table.rules_of_prefix("__keyspace@0__:") == ()
     assert table.rules_of_prefix("_") == table.rules
+
+
+def test_copies() -> None:
+    """Every pattern that matches brings a copy, also of what no rule owns."""
+    table = RuleTable([AUDIT, SSE, rule(2, "*"), rule(3, "__sse*")])
+
+    assert [table.matching(name) for name in (b"sse:audit:x", b"news", b"__sse_gateway:x")] == [3, 1, 2]

@@ -512,6 +512,20 @@ def test_farewell_within_a_batch() -> None:
     assert parse_blocks(word)[0].id == before
 
 
+def test_farewell_before_a_gap_is_told() -> None:
+    """A stream whose log was replaced, and that has not been told yet, ends where it was: it is told when it is back."""
+    core, peer = Core(rule()), Core(rule(), is_begun=False)
+    peer.hub.begin_epoch("an0therep0ch", GapReason.SOURCE, peer.now)
+    client = core.connect("channel=a")
+    asked = core.cursor
+    core.take_over(peer)
+
+    word = core.hub.farewell(client.reader, CloseReason.DRAIN)
+
+    assert core.cursor != asked
+    assert f"id: {asked}\n".encode() in word
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 def test_farewell_without_a_word(*, chunked: bool) -> None:
     """A stream that has not been opened has no position to tell; it ends cleanly all the same."""

@@ -334,3 +334,10 @@ def test_restart() -> None:
     ]
     assert log.locate(other.cursor(3)) == (Verdict.STALE, log.floor)
     assert log.append(b"a", b"1") == other.append(b"a", b"1")
+
+
+def test_known_epochs() -> None:
+    """A log knows the names of the epochs that it remembers."""
+    log = log_with(1, 1)
+
+    assert (log.knows(FIRST), log.knows(SECOND), log.knows("epoch0000009")) == (True, True, False)

@@ -4,8 +4,8 @@ import pytest
 
 from sse_gateway.outbox import CHUNK_BYTES
 from sse_gateway.reasons import CloseReason, Format, GapReason, Policy
-from sse_gateway.replay import SCAN
-from sse_gateway.window import MAX_LOST
+from sse_gateway.replay import SCAN, wrap, wrapped_event
+from sse_gateway.window import MAX_LOST, Event
 from tests.support.core import Client, Core, rule
 
 
@@ -443,3 +443,18 @@ def test_wrapped() -> None:
         {"channel": "j", "event": "e", "data": {"x": [1, 2]}},
         {"channel": "j", "event": "message", "data": "s"},
     ]
+
+
+def test_wrapped_once() -> None:
+    """Each event is wrapped once for all audiences; a gap on all channels is no event, and stays."""
+    core = Core(rule())
+    core.publish("a", "1")
+    (event,) = core.hub.history.windows["a"].after(-1, 9)
+    gap = Event(5, None, b"id: x\n\n", 0.0)
+    done: dict[int, Event] = {}
+
+    wrapped = wrapped_event(event, done)
+
+    assert wrapped.frame == wrap(event)
+    assert wrapped_event(event, done) is wrapped
+    assert wrapped_event(gap, done) is gap

@@ -442,6 +442,26 @@ def test_damaged() -> None:
     assert agree(holder, joiner)
 
 
+def test_a_snapshot_of_another_begin() -> None:
+    """A snapshot that begins where our log does not end is not taken in; the node asks anew."""
+    bus, (holder,) = cluster(1)
+    begin = holder.head
+    bus.publish("a", "1")
+    bus.settle()
+    bus.moves_snapshots = False
+    joiner = bus.node()
+    bus.wait(0.2)
+    token = next(iter(joiner.fetches))
+
+    wanted = [joiner.block(token, block) for block in holder.core.hub.cut(token, begin, (), bus.now) if block]
+    bus.moves_snapshots = True
+    bus.wait(2.0)
+
+    assert wanted[-1] is False
+    assert joiner.replica.joins == 2
+    assert agree(holder, joiner)
+
+
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_blocks_overtake_the_log(*, is_whole: bool) -> None:
     """On one host a snapshot may come before our own JOIN does; it is taken in when that is there."""
