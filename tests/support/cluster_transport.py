@@ -13,6 +13,8 @@ AHEAD = 4
 """Blocks that wait for a joiner before the server goes on."""
 
 PATIENCE_S = 2.0
+LOOK_S = 0.7
+"""Longest time between two looks at a node that stands still."""
 """So long it waits."""
 
 
@@ -129,8 +131,9 @@ class Transport:
         wait = job.node.stopped_until - self._run.now
         shelf = self._shelves[job.order.token]
         if (wait > 0 or len(shelf.blocks) - shelf.taken >= AHEAD) and job.waits < PATIENCE_S:
-            job.waits += max(wait, job.pause_s)
-            self._run.after(max(wait, job.pause_s), self._push, job)
+            pause_s = min(max(wait, job.pause_s), LOOK_S)  # it may be let go on earlier
+            job.waits += pause_s
+            self._run.after(pause_s, self._push, job)
             return
         is_cut_off = job.waits >= PATIENCE_S or (job.order.via == "list" and job.node.connection is None)
         job.waits = 0.0
@@ -156,4 +159,4 @@ class Transport:
             if not node.serve_block(token, shelf.blocks[shelf.taken - 1]):
                 self._fetching.discard((node.name, token))
                 return
-        self._run.after(max(wait, 0.004), self._pull, node, token)
+        self._run.after(min(max(wait, 0.004), LOOK_S), self._pull, node, token)
