@@ -84,23 +84,11 @@ class Gateway:
         self.handover_dir = handover_dir
         self.loop = asyncio.get_running_loop()
         self.max_descriptors = _descriptors()
-        max_connections = min(settings.limits.connections, self.max_descriptors - RESERVED_DESCRIPTORS)
-        if max_connections < 1:
-            sentence = f"{self.max_descriptors} descriptors are too few, as {RESERVED_DESCRIPTORS} are reserved"
-            raise ConfigError([f"limits.connections: {sentence}: raise the limit (ulimit -n, LimitNOFILE)"])
+        max_connections = _max_connections(settings, self.max_descriptors)
         rules = RuleTable(settings.rules)
         self._tick_s = min(0.25, settings.stream.heartbeat_s / 8, settings.stream.write_timeout_s / 4)
-        limits = Limits(
-            channels=settings.limits.channels,
-            window_bytes=settings.limits.window_memory_bytes,
-            queue_bytes=settings.limits.queue_memory_bytes,
-            message_bytes=settings.limits.message_bytes,
-            # A tick comes late by its interval at most, so a heartbeat is due that much earlier.
-            heartbeat_s=settings.stream.heartbeat_s - self._tick_s,
-            write_timeout_s=settings.stream.write_timeout_s,
-        )
         key = log_key(settings)
-        self.hub = Hub(rules, limits, key, os.write)
+        self.hub = Hub(rules, _limits(settings, self._tick_s), key, os.write)
         self.source = Source(
             settings.redis.url.get_secret_value(),
             [rule.pattern for rule in settings.rules],
@@ -387,6 +375,31 @@ async def run(
         ConfigError: The configuration proved bad at run time.
     """
     await Gateway(settings, fallback).run(started)
+
+
+def _limits(settings: Settings, tick_s: float) -> Limits:
+    return Limits(
+        channels=settings.limits.channels,
+        window_bytes=settings.limits.window_memory_bytes,
+        queue_bytes=settings.limits.queue_memory_bytes,
+        message_bytes=settings.limits.message_bytes,
+        # A tick comes late by its interval at most, so a heartbeat is due that much earlier.
+        heartbeat_s=settings.stream.heartbeat_s - tick_s,
+        write_timeout_s=settings.stream.write_timeout_s,
+    )
+
+
+def _max_connections(settings: Settings, descriptors: int) -> int:
+    """Streams at most.
+
+    Raises:
+        ConfigError: There are too few descriptors for any.
+    """
+    limit = min(settings.limits.connections, descriptors - RESERVED_DESCRIPTORS)
+    if limit < 1:
+        sentence = f"{descriptors} descriptors are too few, as {RESERVED_DESCRIPTORS} are reserved"
+        raise ConfigError([f"limits.connections: {sentence}: raise the limit (ulimit -n, LimitNOFILE)"])
+    return limit
 
 
 def _descriptors() -> int:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sse_gateway import child as children
 from sse_gateway.logs import log_event
-from sse_gateway.orders import Accept, Drain, Start, Stop
+from sse_gateway.orders import Accept, Deafen, Drain, Start, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -274,6 +274,11 @@ class Generation:
         self._holds = dict.fromkeys(self._holds, HOLD_S)
         for child in self.children.values():
             child.tell(Accept(child.rows))
+
+    async def deafen(self) -> None:
+        """Have all of them accept no more, and wait until they do: whose stream one ends must not meet another."""
+        self._tell(Deafen())
+        await self.ask()  # orders are followed in turn
 
     def drain(self, *, refuse: bool) -> None:
         """End all workers, streams spread over the drain time. Only the first time counts."""

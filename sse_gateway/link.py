@@ -358,9 +358,7 @@ async def _ask_sentinels(url: str, timeout_s: float) -> dict[str, str]:
     from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    once = Retry(
-        NoBackoff(), 0
-    )  # the next sentinel is the retry: redis-py's own would use up all the time on the first
+    once = Retry(NoBackoff(), 0)  # the next sentinel is the retry: redis-py's own would use up all the time here
     sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py leaves it untyped
         addresses, sentinel_kwargs={"socket_timeout": share_s, "socket_connect_timeout": share_s, "retry": once}
     )

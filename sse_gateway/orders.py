@@ -57,6 +57,12 @@ class Accept(msgspec.Struct, frozen=True, tag_field="kind", tag="accept"):
     version: int = VERSION
 
 
+class Deafen(msgspec.Struct, frozen=True, tag_field="kind", tag="deafen"):
+    """To a worker: accept no more connections; another accepts from now on."""
+
+    version: int = VERSION
+
+
 class Ask(msgspec.Struct, frozen=True, tag_field="kind", tag="ask"):
     """To a worker: report, with this number, and with all metrics if wanted."""
 
@@ -118,7 +124,7 @@ class Refused(msgspec.Struct, frozen=True, tag_field="kind", tag="refused"):
     version: int = VERSION
 
 
-Message = Start | Accept | Ask | Drain | Stop | Up | Report | Refused
+Message = Start | Accept | Deafen | Ask | Drain | Stop | Up | Report | Refused
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

@@ -308,6 +308,7 @@ class Supervisor:
         new.sockets.listen()
         new.accept()
         if old is not None:
+            await old.deafen()
             old.drain(refuse=False)
         self._settings = new.settings
         if new.sockets is not self._sockets:

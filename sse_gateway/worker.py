@@ -34,7 +34,7 @@ from sse_gateway.aggregate import snapshot
 from sse_gateway.errors import ConfigError, GatewayError
 from sse_gateway.gateway import Gateway
 from sse_gateway.logs import configure_logging, log_event
-from sse_gateway.orders import VERSION, Accept, Ask, Drain, Refused, Report, Start, Stop, Up, Wire
+from sse_gateway.orders import VERSION, Accept, Ask, Deafen, Drain, Refused, Report, Start, Stop, Up, Wire
 from sse_gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ class Worker:
                 case Accept(rows=rows):
                     self._rows = rows
                     self._may_accept = True
+                case Deafen():
+                    self._gateway.deafen()
                 case Ask(number=number, metrics=True):
                     self._report(self._gateway.metrics.registry.collect(), number)
                 case Ask(number=number):

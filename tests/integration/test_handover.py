@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import random
@@ -673,8 +674,13 @@ def test_the_loop_is_never_held(
             assert server.reasons == joiner.reasons == []
             return time.monotonic() - began
 
-    with asyncio.Runner(loop_factory=factory) as runner:
-        took_s = runner.run(move())
+    gc.collect()
+    gc.disable()  # what a collection of all the tests' garbage takes is not the hand-over's
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            took_s = runner.run(move())
+    finally:
+        gc.enable()
     held.sort()
     late.sort()
     percentiles = [
@@ -683,4 +689,5 @@ def test_the_loop_is_never_held(
     print(f"{via}: {took_s:.2f} s; held p99 {percentiles[0]}; late p99 {percentiles[1]}")  # noqa: T201 - numbers to read
 
     # By what the thread computed: by the clock, other processes are in it too.
-    assert held[len(held) // 2] < 0.02  # the median: on a busy machine the few longest say nothing of the code
+    assert held[-len(held) // 100] < 0.01
+    assert held[-1] < 0.05
