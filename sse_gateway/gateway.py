@@ -15,7 +15,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -26,7 +25,6 @@ from aiohttp import web
 from sse_gateway import __version__
 from sse_gateway.admin import admin_app, at_once
 from sse_gateway.channels import RuleTable
-from sse_gateway.errors import ConfigError
 from sse_gateway.http import Front, check_parser
 from sse_gateway.hub import Hub, Limits
 from sse_gateway.listeners import SHUTDOWN_S, Listener, listening, serve_app
@@ -34,7 +32,7 @@ from sse_gateway.logs import log_event
 from sse_gateway.member import Member, control_channel, log_key
 from sse_gateway.metrics import Metrics
 from sse_gateway.source import Source
-from sse_gateway.streams import Streams
+from sse_gateway.streams import Streams, max_connections, take_descriptors
 from sse_gateway.systemd import notify, watchdog_interval_s
 
 if TYPE_CHECKING:
@@ -49,9 +47,6 @@ if TYPE_CHECKING:
 
 SLICE_S = 0.005
 """How long the hub works before the loop turns."""
-
-RESERVED_DESCRIPTORS = 128
-"""Kept for Redis, the admin listener, log and requests that are being answered."""
 
 REJECTED_LOG_S = 1.0
 """At most one line a second and rule about rejected messages."""
@@ -83,8 +78,8 @@ class Gateway:
         """
         self.handover_dir = handover_dir
         self.loop = asyncio.get_running_loop()
-        self.max_descriptors = _descriptors()
-        max_connections = _max_connections(settings, self.max_descriptors)
+        self.max_descriptors = take_descriptors()
+        limit = max_connections(settings.limits.connections, self.max_descriptors)
         rules = RuleTable(settings.rules)
         self._tick_s = min(0.25, settings.stream.heartbeat_s / 8, settings.stream.write_timeout_s / 4)
         key = log_key(settings)
@@ -111,7 +106,7 @@ class Gateway:
         self.streams = Streams(
             self.hub,
             settings.stream,
-            max_connections,
+            limit,
             is_live=lambda: self.member.replica.is_synced,
             is_coming=lambda: self.member.replica.is_joining,
             kick=self.kick,
@@ -387,24 +382,3 @@ def _limits(settings: Settings, tick_s: float) -> Limits:
         heartbeat_s=settings.stream.heartbeat_s - tick_s,
         write_timeout_s=settings.stream.write_timeout_s,
     )
-
-
-def _max_connections(settings: Settings, descriptors: int) -> int:
-    """Streams at most.
-
-    Raises:
-        ConfigError: There are too few descriptors for any.
-    """
-    limit = min(settings.limits.connections, descriptors - RESERVED_DESCRIPTORS)
-    if limit < 1:
-        sentence = f"{descriptors} descriptors are too few, as {RESERVED_DESCRIPTORS} are reserved"
-        raise ConfigError([f"limits.connections: {sentence}: raise the limit (ulimit -n, LimitNOFILE)"])
-    return limit
-
-
-def _descriptors() -> int:
-    """Descriptors this process may have, after taking all that it may take."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 20

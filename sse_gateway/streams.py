@@ -15,10 +15,12 @@ import asyncio
 import errno
 import logging
 import random
+import resource
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sse_gateway.errors import ConfigError
 from sse_gateway.logs import log_event
 from sse_gateway.reader import Framing, Reader
 from sse_gateway.reasons import CloseReason, Unavailable
@@ -39,6 +41,9 @@ EXPIRY_S = 0.125
 
 LOG_WAIT_S = 2.0
 """How long a new stream waits for a log that is about to be there, before it is refused for now."""
+
+RESERVED_DESCRIPTORS = 128
+"""Kept for Redis, the admin listener, log and requests that are being answered."""
 
 _log = logging.getLogger(__name__)
 
@@ -243,3 +248,24 @@ class Streams:
         for stream in list(self.open_streams):
             stream.end(CloseReason.DRAIN)
         self._all_closed.set()
+
+
+def max_connections(wanted: int, descriptors: int) -> int:
+    """Streams at most.
+
+    Raises:
+        ConfigError: There are too few descriptors for any.
+    """
+    limit = min(wanted, descriptors - RESERVED_DESCRIPTORS)
+    if limit < 1:
+        sentence = f"{descriptors} descriptors are too few, as {RESERVED_DESCRIPTORS} are reserved"
+        raise ConfigError([f"limits.connections: {sentence}: raise the limit (ulimit -n, LimitNOFILE)"])
+    return limit
+
+
+def take_descriptors() -> int:
+    """Descriptors this process may have, after taking all that it may take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20

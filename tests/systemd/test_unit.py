@@ -11,9 +11,9 @@ import pytest
 
 from sse_gateway.cli import EXIT_CONFIG
 from sse_gateway.config import Settings
-from sse_gateway.gateway import RESERVED_DESCRIPTORS
 from sse_gateway.generation import SPARE_S
 from sse_gateway.stream import LINGER_S
+from sse_gateway.streams import RESERVED_DESCRIPTORS
 from sse_gateway.supervisor import WATCHDOG_S
 
 UNIT = Path(__file__).parents[2] / "systemd" / "sse-gateway.service"
