@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import SecretStr
 
@@ -37,7 +37,7 @@ def apply_overrides(document: Document, env: Mapping[str, str]) -> None:
         found = _find(segments)
         if found is not None:
             _override(document, found, place, env[name])
-        elif segments[-1] == _FILE and (found := _find(segments[:-1])) and found[1] is SecretStr:
+        elif segments[-1] == _FILE and (found := _find(segments[:-1])) and _is_secret(found[1]):
             _override_secret(document, found[0], place, env)
         else:
             document.problems.append(Problem(place, _name(segments), _unknown(segments)))
@@ -62,6 +62,11 @@ def _find(segments: list[str]) -> tuple[Key, object] | None:
             return None
         key = (*key, name)
     return key, shape
+
+
+def _is_secret(shape: object) -> bool:
+    """Whether a value of this shape is a secret, or one that may be left out."""
+    return shape is SecretStr or any(SecretStr in get_args(inner)[:1] for inner in get_args(shape))
 
 
 def _is_index(word: str) -> bool:

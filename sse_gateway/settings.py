@@ -26,6 +26,7 @@ from sse_gateway.values import (
     Events,
     Flag,
     Host,
+    KeyPrefix,
     Mode,
     Origin,
     Port,
@@ -97,6 +98,19 @@ class ClusterSettings(_Section):
     """Nodes with one name and one Redis share one log. 1 to 64 of A-Z a-z 0-9 . _ -"""
     secret: ClusterSecret = Field(default="", validate_default=True)
     """Authenticates what nodes say to one another. At least 16 characters; empty: whoever may publish may speak."""
+
+
+class PersistenceSettings(_Section):
+    """A copy of log and windows in Redis, for when no node is left that holds them."""
+
+    mode: Literal["none", "redis"] = "none"
+    """none: the log ends with the last node. redis: a node that starts when none is left goes on from the copy."""
+    url: RedisUrl | None = None
+    """Where the copy is, as `redis.url`. null: in that very Redis. A secret."""
+    key_prefix: KeyPrefix = "sse-gateway"
+    """What its keys begin with. 1 to 64 of A-Z a-z 0-9 . _ : -"""
+    max_lag_s: PositiveDuration = Field(default="2s", alias="max_lag", validate_default=True)
+    """How old an event may be when it is written, once writing falls behind; older ones are skipped, and marked as lost."""
 
 
 class WindowSettings(_Section):
@@ -234,6 +248,7 @@ class Settings(_Section):
     """Processes on one port, 1 to 256; auto: one for each core that may be used."""
     redis: RedisSettings = Field(default_factory=RedisSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+    persistence: PersistenceSettings = Field(default_factory=PersistenceSettings)
     channels: Annotated[tuple[ChannelSettings, ...], AfterValidator(_check_rules)] = Field(
         default_factory=_default_channels, json_schema_extra={"minItems": 1, "maxItems": MAX_RULES}
     )
@@ -251,6 +266,11 @@ class Settings(_Section):
         if self.workers != "auto":
             return self.workers
         return min(len(os.sched_getaffinity(0)), self.limits.connections, MAX_WORKERS)
+
+    @property
+    def store_url(self) -> str:
+        """Where the copy of the log is kept."""
+        return (self.persistence.url or self.redis.url).get_secret_value()
 
     def document(self) -> dict[str, Any]:
         """What `model_validate` takes, with its secrets: for processes of our own."""

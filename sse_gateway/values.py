@@ -44,6 +44,7 @@ _HOST = re.compile(
     r"(?=.{1,255}$)(?:(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._-]+)?)"
 )
 _CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ORIGIN = re.compile(r"(https?)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux is 108 with its final zero
@@ -108,6 +109,12 @@ def _check_cluster(name: str) -> str:
     return name
 
 
+def _check_key_prefix(prefix: str) -> str:
+    if not _KEY_PREFIX.fullmatch(prefix) or prefix.startswith("__"):
+        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 . _ : - and not begin with __")
+    return prefix
+
+
 def _check_secret(secret: SecretStr) -> SecretStr:
     if 0 < len(secret.get_secret_value()) < MIN_SECRET:
         raise ValueError(f"must have at least {MIN_SECRET} characters, or be empty")
@@ -153,6 +160,7 @@ Size = Annotated[
 ]
 SendBuffer = Annotated[Size, AfterValidator(_check_send_buffer)]
 ClusterName = Annotated[Text, AfterValidator(_check_cluster)]
+KeyPrefix = Annotated[Text, AfterValidator(_check_key_prefix)]
 Workers = Annotated[
     int | Literal["auto"],
     PlainValidator(_check_workers),

@@ -136,6 +136,7 @@ def test_a_secret_is_read_from_a_file_as_it_is(tmp_path: Path, content: bytes, s
     document = overlay({"redis": {"url": "redis://old"}}, REDIS__URL__FILE=str(file))
     assert document.value == {"redis": {"url": secret}}
     assert document.place(("redis", "url")).origin == "env SSE_GATEWAY__REDIS__URL__FILE"
+    assert not overlay({}, PERSISTENCE__URL__FILE=str(file)).problems  # a secret that may be left out
 
 
 def test_a_secret_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert found.redis.url.get_secret_value() == "redis://127.0.0.1:6379"
     assert (found.redis.connect_timeout_s, found.redis.liveness_timeout_s) == (5.0, 5.0)
     assert found.cluster.name == "default"
+    assert (found.persistence.mode, found.persistence.url, found.persistence.max_lag_s) == ("none", None, 2.0)
+    assert found.persistence.key_prefix == "sse-gateway"
+    assert found.store_url == "redis://127.0.0.1:6379"
     assert (found.stream.heartbeat_s, found.stream.retry_s, found.stream.write_timeout_s) == (15.0, 3.0, 30.0)
     assert (found.stream.send_buffer_bytes, found.stream.max_age_s, found.stream.max_channels) == (262_144, 0.0, 64)
     assert (found.limits.connections, found.limits.channels) == (50_000, 100_000)
@@ -128,6 +131,11 @@ def test_types_and_ranges_are_strict(section: str, value: object, kind: str) -> 
         ("listen", {"unix": "gw.sock"}, "absolute path"),
         ("admin", {"unix": "/" + "x" * 107}, "absolute path of at most 107 bytes"),
         ("cluster", {"name": ""}, "1 to 64"),
+        ("persistence", {"key_prefix": "a b"}, "1 to 64"),
+        ("persistence", {"key_prefix": "__a"}, "not begin with __"),
+        ("persistence", {"mode": "disk"}, "literal_error"),
+        ("persistence", {"max_lag": "0s"}, "more than 0s"),
+        ("persistence", {"url": "http://h"}, "must begin with redis://"),
         ("cluster", {"name": "a" * 65}, "1 to 64"),
         ("cluster", {"name": "a b"}, "1 to 64"),
         ("cluster", {"name": "a\n"}, "1 to 64"),
