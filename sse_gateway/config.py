@@ -52,6 +52,13 @@ _NO_AUTH = "is required and has no default: write `auth: {mode: none}` if everyo
 _STAND_INS: dict[str, object] = {"auth": {"mode": "none"}, "mode": "none", "pattern": "*"}
 """What a required key holds while the rest is judged."""
 
+_STAND_IN_ITEMS: dict[object, object] = {
+    "channels": {"pattern": "*"},
+    "origins": "https://stand-in.example",
+    "trusted_proxies": "unix",
+}
+"""Likewise an item of a list."""
+
 
 def load_settings(path: Path, env: Mapping[str, str]) -> Settings:
     """Read and judge a configuration.
@@ -150,7 +157,7 @@ def _mend(tree: Any, detail: ErrorDetails) -> None:  # noqa: ANN401 - whatever t
     for word in outer:
         tree = tree[word]
     if isinstance(last, int):
-        tree[last] = {"pattern": "*"} if outer == ["channels"] else "https://stand-in.example"
+        tree[last] = copy.deepcopy(_STAND_IN_ITEMS[outer[-1]])
     elif last in _STAND_INS and detail["type"] != "extra_forbidden":
         tree[last] = copy.deepcopy(_STAND_INS[last])
     else:

@@ -42,6 +42,7 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _socket_and_port("listen", settings.listen)
     yield from _socket_and_port("admin", settings.admin)
     yield from _one_listener(settings.listen, settings.admin)
+    yield from _anonymous_admin(settings.admin)
     yield from _shares(settings)
     for index, rule in enumerate(settings.channels):
         yield from _pattern(index, rule)
@@ -62,6 +63,23 @@ def _one_listener(listen: ListenSettings, admin: AdminSettings) -> Iterator[Conf
             yield Conflict((("admin", "unix"), ("listen", "unix")), text)
     elif listen.port == admin.port and _same_host(listen.host, admin.host):
         yield Conflict((("admin", "port"), ("listen", "port")), text, because=(("admin", "host"), ("listen", "host")))
+
+
+def _anonymous_admin(admin: AdminSettings) -> Iterator[Conflict]:
+    is_far = admin.unix is None and not _is_loopback(admin.host)
+    if is_far and not admin.token.get_secret_value() and not admin.anonymous:
+        text = (
+            "other hosts may reach the admin listener: set admin.token, or say aloud that whoever reaches it may read "
+            "it (admin.anonymous: true)"
+        )
+        yield Conflict((("admin", "host"),), text, because=(("admin", "token"), ("admin", "anonymous")))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(_host(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _shares(settings: Settings) -> Iterator[Conflict]:

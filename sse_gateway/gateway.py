@@ -174,7 +174,8 @@ class Gateway:
         """Watch signals, open the admin listener; returns the sockets of the public one."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.end)
-        app = admin_app(at_once(lambda: self.metrics.registry), at_once(self.unready))
+        token = self._settings.admin.token.get_secret_value
+        app = admin_app(at_once(lambda: self.metrics.registry), at_once(self.unready), token)
         await serve_app(app, await listening(self._settings.admin, "admin", stack), stack)
         return await listening(self._settings.listen, "listen", stack)
 

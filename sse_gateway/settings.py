@@ -20,8 +20,8 @@ from sse_gateway.reasons import Format, Policy
 from sse_gateway.values import (
     MAX_WORKERS,
     REVEALED,
+    Budget,
     ClusterName,
-    ClusterSecret,
     Duration,
     Events,
     Flag,
@@ -31,11 +31,14 @@ from sse_gateway.values import (
     Origin,
     Port,
     PositiveDuration,
+    Quota,
     RedisUrl,
+    Secret,
     SendBuffer,
     Size,
     Socket,
     Text,
+    Trusted,
     Workers,
 )
 
@@ -78,6 +81,10 @@ class AdminSettings(_Section):
     """TCP port to bind. No meaning where `unix` is set."""
     unix: Socket | None = None
     """Absolute path of a Unix socket to listen on, instead of host and port."""
+    token: Secret = Field(default="", validate_default=True)
+    """Bearer token of whoever reads more than health. At least 16 characters; empty: whoever reaches it may."""
+    anonymous: Flag = False
+    """No token, on an address that is not loopback: said aloud, or refused."""
 
 
 class RedisSettings(_Section):
@@ -96,7 +103,7 @@ class ClusterSettings(_Section):
 
     name: ClusterName = "default"
     """Nodes with one name and one Redis share one log. 1 to 64 of A-Z a-z 0-9 . _ -"""
-    secret: ClusterSecret = Field(default="", validate_default=True)
+    secret: Secret = Field(default="", validate_default=True)
     """Authenticates what nodes say to one another. At least 16 characters; empty: whoever may publish may speak."""
 
 
@@ -196,6 +203,16 @@ class LimitSettings(_Section):
     """All queues together; beyond it the fullest stream is aborted."""
     message_bytes: Size = Field(default="1MiB", alias="message_size", validate_default=True)
     """The largest message, as payload and as encoded frame. Not above any queue's or window's max_bytes."""
+    connections_per_address: Quota = 0
+    """Open streams of one client address per node, an IPv6 /64 being one. 0: no limit."""
+    connections_per_subject: Quota = 0
+    """Open streams of one subject (of its token) per node. 0: no limit."""
+    connections_per_second: Quota = 0
+    """New streams per node within any second. 0: no limit."""
+    replay_per_subject: Budget = 0
+    """Bytes of replay per node and minute of one subject; without one, of one address. 0: no limit."""
+    trusted_proxies: tuple[Trusted, ...] = ("127.0.0.0/8", "::1", "unix")
+    """Addresses and networks whose X-Forwarded-For is believed; unix: whoever connects to listen.unix."""
 
 
 class ShutdownSettings(_Section):

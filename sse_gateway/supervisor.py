@@ -165,7 +165,8 @@ class Supervisor:
             ConfigError: The address cannot be bound.
         """
         async with AsyncExitStack() as stack:
-            await serve_app(admin_app(self._scrape, self._reasons), await listening(place, "admin", stack), stack)
+            app = admin_app(self._scrape, self._reasons, self._admin_token)
+            await serve_app(app, await listening(place, "admin", stack), stack)
             return stack.pop_all()
         raise AssertionError
 
@@ -274,7 +275,7 @@ class Supervisor:
         async with AsyncExitStack() as undo:
             sockets = await self._sockets_for(settings, undo)
             admin = self._admin
-            if settings.admin != self._settings.admin:
+            if address_of(settings.admin) != address_of(self._settings.admin):
                 admin = await self._open_admin(settings.admin)
                 undo.push_async_callback(admin.aclose)
             new = self._begin(group, settings, sockets)
@@ -329,6 +330,9 @@ class Supervisor:
     def restarts(self) -> int:
         """Workers started again, so far."""
         return self._past_deaths + sum(generation.deaths for generation in self._generations)
+
+    def _admin_token(self) -> str:
+        return self._settings.admin.token.get_secret_value()
 
     async def _scrape(self) -> CollectorRegistry:
         async with asyncio.TaskGroup() as group:

@@ -21,6 +21,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from sse_gateway.addresses import parse_trusted
 from sse_gateway.quantities import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -126,6 +127,19 @@ def _mask_secret(secret: SecretStr, info: SerializationInfo) -> str:
     return value if info.context == REVEALED or not value else "***"
 
 
+def _check_trusted(text: str) -> str:
+    parse_trusted(text)
+    return text
+
+
+def _parse_budget(value: object) -> int:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else parse_size(value)
+
+
+def _format_budget(size: int) -> int | str:
+    return format_size(size) if size else 0
+
+
 def _check_origin(origin: str) -> str:
     match = _ORIGIN.fullmatch(origin)
     if match is None:
@@ -158,6 +172,14 @@ Size = Annotated[
     PlainSerializer(format_size),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": SIZE_PATTERN}, {"type": "integer", "minimum": 1}]}),
 ]
+Budget = Annotated[
+    int,
+    BeforeValidator(_parse_budget),
+    PlainSerializer(_format_budget),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": SIZE_PATTERN}, {"type": "integer", "minimum": 0}]}),
+]
+Quota = Annotated[int, Strict(), Field(ge=0, le=1_000_000)]
+Trusted = Annotated[Text, AfterValidator(_check_trusted)]
 SendBuffer = Annotated[Size, AfterValidator(_check_send_buffer)]
 ClusterName = Annotated[Text, AfterValidator(_check_cluster)]
 KeyPrefix = Annotated[Text, AfterValidator(_check_key_prefix)]
@@ -175,7 +197,7 @@ RedisUrl = Annotated[
 ]
 
 
-ClusterSecret = Annotated[
+Secret = Annotated[
     SecretStr,
     AfterValidator(_check_secret),
     PlainSerializer(_mask_secret),

@@ -19,6 +19,7 @@ LAYERS: dict[int, frozenset[str]] = {
     0: frozenset({"__init__", "channels", "cursor", "errors", "events", "reasons"}),
     1: frozenset(
         {
+            "addresses",
             "audience",
             "audiences",
             "checkpoints",

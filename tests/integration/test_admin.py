@@ -96,3 +96,54 @@ def test_the_admin_listener_answers(gateway: GatewayProcess, path: str) -> None:
 def test_the_admin_listener_serves_no_streams(gateway: GatewayProcess, path: str) -> None:
     """Streams belong to the public listener."""
     assert gateway.admin_status(path) == 404
+
+
+# -- the token
+
+TOKEN = "t0ken-" * 4
+OTHER = "0ther-" * 4
+
+
+@pytest.fixture(scope="module")
+def guarded(valkey: Valkey, module_gateways: Gateways) -> GatewayProcess:
+    """Run a gateway whose admin listener asks for a token."""
+    return module_gateways.start(configuration(valkey.url, admin={"token": TOKEN}))
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/", "/api/x", "/nothing", "/healthz/", "//healthz", "/%2568ealthz"])
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", f"Bearer {OTHER}", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe9"]
+)
+def test_without_the_token_nothing_but_health_is_told(guarded: GatewayProcess, path: str, given: str) -> None:
+    """Whatever exists and whatever does not; and the answer says what is missing, not what was sent."""
+    status, content_type, body = guarded.admin(path, headers={"Authorization": given} if given else {})
+
+    assert (status, content_type) == (401, "application/problem+json; charset=utf-8")
+    assert TOKEN not in body
+    assert OTHER not in body
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_the_token_opens_the_admin_listener(guarded: GatewayProcess, scheme: str) -> None:
+    """As Prometheus sends it."""
+    assert guarded.admin("/metrics", headers={"Authorization": f"{scheme} {TOKEN}"})[0] == 200
+    assert guarded.admin("/nothing", headers={"Authorization": f"{scheme} {TOKEN}"})[0] == 404
+
+
+def test_health_asks_for_no_token(guarded: GatewayProcess) -> None:
+    """Whoever checks it has none."""
+    assert [guarded.admin_status(path) for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+def test_a_reload_changes_the_token(gateways: Gateways, valkey: Valkey) -> None:
+    """On the same address; the former one is good for nothing then, and neither is in the log."""
+    gateway = gateways.start(configuration(valkey.url, admin={"token": TOKEN}))
+    gateway.config["admin"]["token"] = OTHER
+    gateway.reload()
+    gateway.wait_log("reload.done")
+
+    def status(token: str) -> int:
+        return gateway.admin("/metrics", headers={"Authorization": f"Bearer {token}"})[0]
+
+    assert [status(OTHER), status(TOKEN)] == [200, 401]
+    assert not any(token in str(gateway.logs) for token in (TOKEN, OTHER))

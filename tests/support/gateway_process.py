@@ -268,12 +268,14 @@ class GatewayProcess:
 
     # -- admin listener
 
-    def admin(self, path: str, *, accept: str = "*/*") -> tuple[int, str, str]:
+    def admin(
+        self, path: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, str, str]:
         """GET a path of the admin listener: status, content type, body; status 0 if nobody answers."""
         admin = self.config["admin"]
         connection = http.client.HTTPConnection(admin["host"], admin["port"], timeout=5)
         try:
-            connection.request("GET", path, headers={"Accept": accept})
+            connection.request("GET", path, headers={"Accept": accept, **(headers or {})})
             response = connection.getresponse()
             return response.status, response.headers.get("Content-Type", ""), response.read().decode()
         except OSError:

@@ -29,9 +29,9 @@ def test_the_defaults_agree() -> None:
         ({"port": 9080}, {}),
         ({}, {"port": 8080}),
         ({"host": "0.0.0.0", "port": 9080}, {}),  # noqa: S104 - compared, not bound
-        ({"host": "127.0.0.1", "port": 9080}, {"host": "::"}),
+        ({"host": "127.0.0.1", "port": 9080}, {"host": "::", "anonymous": True}),
         ({"host": "localhost", "port": 9080}, {}),
-        ({"host": "Gw.example", "port": 9080}, {"host": "gw.EXAMPLE"}),
+        ({"host": "Gw.example", "port": 9080}, {"host": "gw.EXAMPLE", "token": "t" * 16}),
         ({"host": "0:0::1", "port": 9080}, {"host": "::1"}),
     ],
 )
@@ -47,7 +47,23 @@ def test_two_listeners_need_two_sockets() -> None:
     assert conflict.keys == (("admin", "unix"), ("listen", "unix"))
     assert not conflicts(listen={"unix": "/run/a"}, admin={"unix": "/run/b"})
     assert not conflicts(listen={"unix": "/run/a"}, admin={"port": 8080})
-    assert not conflicts(listen={"host": "192.0.2.1", "port": 80}, admin={"host": "192.0.2.2", "port": 80})
+    admin = {"host": "192.0.2.2", "port": 80, "token": "t" * 16}
+    assert not conflicts(listen={"host": "192.0.2.1", "port": 80}, admin=admin)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gw.example", "fe80::1%eth0"])  # noqa: S104 - not bound
+def test_an_admin_listener_that_others_reach_has_a_token_or_says_that_it_has_none(host: str) -> None:
+    """Beyond loopback nothing is open to everybody by leaving something out."""
+    (conflict,) = conflicts(admin={"host": host})
+    assert conflict.keys == (("admin", "host"),)
+    assert not conflicts(admin={"host": host, "token": "t" * 16})
+    assert not conflicts(admin={"host": host, "anonymous": True})
+
+
+@pytest.mark.parametrize("admin", [{"host": "127.8.9.1"}, {"host": "::1"}, {"host": "localhost"}, {"unix": "/run/a"}])
+def test_an_admin_listener_on_loopback_needs_no_token(admin: dict[str, Any]) -> None:
+    """Nor one on a Unix socket, which has its own permissions."""
+    assert not conflicts(admin=admin)
 
 
 def test_each_worker_needs_a_connection() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from sse_gateway.channels import QueueBounds, Rule, WindowBounds
 from sse_gateway.reasons import Format, Policy
@@ -43,6 +43,10 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (found.limits.connections, found.limits.channels) == (50_000, 100_000)
     assert (found.limits.window_memory_bytes, found.limits.queue_memory_bytes) == (512 << 20, 512 << 20)
     assert found.limits.message_bytes == 1 << 20
+    assert (found.limits.connections_per_address, found.limits.connections_per_subject) == (0, 0)
+    assert (found.limits.connections_per_second, found.limits.replay_per_subject) == (0, 0)
+    assert found.limits.trusted_proxies == ("127.0.0.0/8", "::1", "unix")
+    assert (found.admin.token.get_secret_value(), found.admin.anonymous) == ("", False)
     assert found.shutdown.drain_s == 20.0
     assert found.auth.mode == "none"
     assert found.cors.origins == ()
@@ -104,6 +108,11 @@ def test_anonymous_access_is_said_aloud() -> None:
         ("stream", {"max_channels": 1025}, "less_than_equal"),
         ("limits", {"connections": 0}, "greater_than_equal"),
         ("limits", {"channels": 0}, "greater_than_equal"),
+        ("limits", {"connections_per_address": -1}, "greater_than_equal"),
+        ("limits", {"connections_per_subject": "5"}, "int_type"),
+        ("limits", {"connections_per_second": 1_000_001}, "less_than_equal"),
+        ("limits", {"trusted_proxies": "unix"}, "tuple_type"),
+        ("limits", {"trusted_proxies": [1]}, "string_type"),
         ("log", {"level": "INFO"}, "literal_error"),
         ("log", {"format": "xml"}, "literal_error"),
     ],
@@ -149,6 +158,12 @@ def test_types_and_ranges_are_strict(section: str, value: object, kind: str) -> 
         ("stream", {"heartbeat": None}, "must be a duration"),
         ("stream", {"send_buffer": "2GiB"}, "at most 1GiB"),
         ("limits", {"message_size": "1MB"}, "write 1MiB"),
+        ("limits", {"replay_per_subject": "64MB"}, "write 64MiB"),
+        ("limits", {"replay_per_subject": -1}, "must be a size"),
+        ("limits", {"replay_per_subject": False}, "must be a size"),
+        ("limits", {"trusted_proxies": ["10.0.0.1/8"]}, "without host bits"),
+        ("limits", {"trusted_proxies": ["0.0.0.0/0"]}, "would trust everybody"),
+        ("admin", {"token": "short"}, "at least 16 characters"),
         ("channels", [{"pattern": "a", "window": {"max_age": "0s"}}], "more than 0s"),
         ("channels", [], "from 1 to 256 rules"),
         ("channels", [{"pattern": "a"}] * 257, "from 1 to 256 rules"),
@@ -176,7 +191,10 @@ def test_what_is_possible_is_accepted() -> None:
         cluster={"name": "a" * 64},
         shutdown={"drain": "0s"},
         stream={"max_age": "1h", "send_buffer": 4096},
+        limits={"replay_per_subject": "64MiB", "trusted_proxies": []},
     )
+    assert (found.limits.replay_per_subject, found.limits.trusted_proxies) == (64 << 20, ())
+    assert settings(limits={"replay_per_subject": "0"}).limits.replay_per_subject == 0
     assert found.listen.unix == Path("/run/gw.sock")
     assert len(found.cors.origins) == 3
     assert (found.shutdown.drain_s, found.stream.max_age_s, found.stream.send_buffer_bytes) == (0.0, 3600.0, 4096)
@@ -198,9 +216,10 @@ def test_workers_are_a_number() -> None:
 def test_a_document_is_for_our_own_processes() -> None:
     """It makes the same settings again, with their secrets."""
     found = settings(redis={"url": "redis://:hunter2@h"}, cluster={"secret": "hunter2" * 4}, listen={"unix": "/run/s"})
+    found = found.model_copy(update={"admin": found.admin.model_copy(update={"token": SecretStr("hunter2" * 3)})})
     document = json.loads(json.dumps(found.document()))
     assert Settings.model_validate(document) == found
-    assert str(document).count("hunter2") == 5
+    assert str(document).count("hunter2") == 8
 
 
 def test_the_url_of_redis_is_not_shown() -> None:
