@@ -67,6 +67,7 @@ class Rule:
         strip_prefix: What clients do not see of the Redis channel's name.
         format: How payloads are read.
         prefix: Clients may follow ``name*``.
+        public: Where clients are asked for a token, none is needed here.
         window: Bounds of each channel's window.
         queue: Bounds of a stream's queue.
         replay_on_connect: Events per channel for a client that has no cursor.
@@ -80,6 +81,7 @@ class Rule:
     window: WindowBounds
     queue: QueueBounds
     replay_on_connect: int
+    public: bool = False
 
 
 class RuleTable:
@@ -148,6 +150,18 @@ class RuleTable:
             for place, (rule, head) in enumerate(self._heads)
             if rule.prefix and self._could_own(place, head, self.redis_channel(rule, prefix))
         )
+
+    def is_public(self, asked: str) -> bool:
+        """Whether no token is needed for a name, or for a prefix (``name*``) as a whole.
+
+        A prefix that a private rule could own a channel of is private (I11), and so is what no rule owns: whether
+        there is such a channel is told to those who might read it.
+        """
+        if asked.endswith("*"):
+            owners: tuple[Rule | None, ...] = self.rules_of_prefix(asked[:-1])
+        else:
+            owners = (self.rule_of(asked),)
+        return bool(owners) and all(rule is not None and rule.public for rule in owners)
 
     def _could_own(self, place: int, head: bytes, start: bytes) -> bool:
         if start.startswith(_RESERVED) or not (start.startswith(head) or head.startswith(start)):

@@ -56,6 +56,9 @@ _STAND_IN_ITEMS: dict[object, object] = {
     "channels": {"pattern": "*"},
     "origins": "https://stand-in.example",
     "trusted_proxies": "unix",
+    "algorithms": "HS256",
+    "headers": "Authorization",
+    "cookies": "stand-in",
 }
 """Likewise an item of a list."""
 

@@ -13,6 +13,7 @@ from sse_gateway.quantities import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sse_gateway.auth_settings import AuthSettings
     from sse_gateway.document import Key
     from sse_gateway.settings import AdminSettings, ChannelSettings, ListenSettings, Settings
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _NOT_RESERVED = (b"[^_]*", b"_", b"_[^_]*")
 
 _ESCAPE = ord("\\")
+
+_MODE: Key = ("auth", "mode")
+_KEYS: tuple[Key, ...] = (("auth", "secret"), ("auth", "public_key_file"), ("auth", "jwks_url"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,13 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _one_listener(settings.listen, settings.admin)
     yield from _anonymous_admin(settings.admin)
     yield from _shares(settings)
+    yield from _auth(settings.auth)
     for index, rule in enumerate(settings.channels):
         yield from _pattern(index, rule)
         yield from _message_size(index, rule, settings.limits.message_bytes)
+        if rule.access == "private" and settings.auth.mode == "none":
+            keys: tuple[Key, Key] = (("channels", index, "access"), _MODE)
+            yield Conflict(keys, "nobody is asked for a token, so nothing can be private")
     for (i, first), (j, second) in combinations(enumerate(settings.channels), 2):
         yield from _pair(i, first, j, second)
 
@@ -85,6 +93,60 @@ def _is_loopback(host: str) -> bool:
 def _shares(settings: Settings) -> Iterator[Conflict]:
     if settings.worker_count > settings.limits.connections:
         yield Conflict((("workers",), ("limits", "connections")), "each worker needs a connection at least")
+
+
+def _auth(auth: AuthSettings) -> Iterator[Conflict]:
+    """What the keys of ``auth`` say together: exactly one way to know a client, and one that can work."""
+    yield from _meaningless(auth)
+    if auth.mode == "jwt":
+        yield from _key_source(auth)
+        yield from _algorithms(auth)
+        wanted = auth.token_from
+        if not wanted.header and wanted.cookie is None and wanted.query is None:
+            yield Conflict((("auth", "token_from"),), "leaves no place for a token")
+    elif auth.mode == "callback":
+        if auth.callback.url is None:
+            yield Conflict((_MODE, ("auth", "callback", "url")), "mode callback needs auth.callback.url")
+        if not auth.callback.headers and not auth.callback.cookies:
+            text = "neither headers nor cookies are passed on: the application could not tell clients apart"
+            yield Conflict((("auth", "callback", "headers"), ("auth", "callback", "cookies")), text)
+
+
+def _given(auth: AuthSettings) -> list[str]:
+    """Which keys there are."""
+    sources = {"secret": auth.secret.get_secret_value(), "public_key_file": auth.public_key_file}
+    return [name for name, value in (sources | {"jwks_url": auth.jwks_url}).items() if value]
+
+
+def _meaningless(auth: AuthSettings) -> Iterator[Conflict]:
+    """Whoever gives a key, or an address to ask at, does not mean a mode that leaves it unused."""
+    unused: list[Key] = [("auth", name) for name in _given(auth)] if auth.mode != "jwt" else []
+    if auth.mode != "callback" and auth.callback.url is not None:
+        unused.append(("auth", "callback", "url"))
+    for key in unused:
+        yield Conflict((key, _MODE), f"has no meaning with mode {auth.mode}: remove it, or choose its mode")
+
+
+def _key_source(auth: AuthSettings) -> Iterator[Conflict]:
+    given = _given(auth)
+    if not given:
+        yield Conflict((_MODE,), "mode jwt needs a key: auth.secret, auth.public_key_file or auth.jwks_url", _KEYS)
+    elif len(given) > 1:
+        keys: tuple[Key, ...] = tuple(("auth", name) for name in given)
+        yield Conflict(keys, "only one of secret, public_key_file and jwks_url may be given")
+
+
+def _algorithms(auth: AuthSettings) -> Iterator[Conflict]:
+    key: Key = ("auth", "algorithms")
+    symmetric = {name.startswith("HS") for name in auth.algorithms}
+    if not symmetric:
+        yield Conflict((key,), "must not be empty")
+    elif len(symmetric) > 1:
+        text = "must not mix HS… with others: a public key could then be taken for the secret"
+        yield Conflict((key,), text)
+    elif _given(auth) and symmetric != {bool(auth.secret.get_secret_value())}:
+        text = "HS… needs auth.secret, all others a public key (auth.public_key_file or auth.jwks_url)"
+        yield Conflict((key, _MODE), text, _KEYS)
 
 
 def _same_host(first: str, second: str) -> bool:

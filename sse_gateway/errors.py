@@ -3,6 +3,8 @@
     GatewayError
     ├── ConfigError      the operator   every problem at once, exit 78
     ├── RequestError     the client     answered with its status
+    ├── AccessError      the client     what it showed is not accepted: 401
+    ├── TemporaryError   nobody         the answer is not to be had now; the client comes back
     ├── MessageError     the publisher  counted and skipped
     └── SourceError      Redis          back-off, reconnect, new epoch
 
@@ -14,9 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sse_gateway.reasons import RejectReason
+    from sse_gateway.reasons import AccessFailure, RejectReason, Unavailable
 
 
 class GatewayError(Exception):
@@ -41,12 +43,38 @@ class RequestError(GatewayError):
     Attributes:
         status: HTTP status, 400 to 499.
         detail: One sentence for the person who sent it.
+        headers: That the answer has besides.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.headers = headers or {}
+
+
+class AccessError(GatewayError):
+    """Credentials that are not accepted.
+
+    Attributes:
+        why: For our log and metrics; the client is not told.
+    """
+
+    def __init__(self, why: AccessFailure) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+class TemporaryError(GatewayError):
+    """A request that cannot be judged now, through no fault of the client's.
+
+    Attributes:
+        reason: What the client is told.
+    """
+
+    def __init__(self, reason: Unavailable) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class MessageError(GatewayError):

@@ -25,6 +25,7 @@ from aiohttp import web
 from sse_gateway import __version__
 from sse_gateway.admin import admin_app, at_once
 from sse_gateway.channels import RuleTable
+from sse_gateway.errors import ConfigError
 from sse_gateway.http import Front, check_parser
 from sse_gateway.hub import Hub, Limits
 from sse_gateway.listeners import SHUTDOWN_S, Listener, listening, serve_app
@@ -76,6 +77,8 @@ class Gateway:
             fallback: Answers what is not under ``/events`` on the public listener.
             handover_dir: See above.
         """
+        if settings.auth.mode != "none":
+            raise ConfigError(["auth.mode: this mode is not available yet"])
         self.handover_dir = handover_dir
         self.loop = asyncio.get_running_loop()
         self.max_descriptors = take_descriptors()

@@ -80,6 +80,43 @@ class Unavailable(StrEnum):
     SOURCE = "source"
 
 
+class AccessFailure(StrEnum):
+    """Why a client was not let in. Clients are told no more than the status."""
+
+    MISSING = "missing"
+    """No token, or nothing to show to the application."""
+    AMBIGUOUS = "ambiguous"
+    """Several tokens that differ."""
+    MALFORMED = "malformed"
+    """Not a signed token; too long; a header or a claim without its form."""
+    ALGORITHM = "algorithm"
+    """Signed in a way that is not listed."""
+    KEY = "key"
+    """Signed with a key that is not known."""
+    SIGNATURE = "signature"
+    """The signature is wrong."""
+    EXPIRED = "expired"
+    """Its time is over."""
+    LIFETIME = "lifetime"
+    """It would live longer than `max_lifetime`."""
+    EARLY = "early"
+    """Its time has not come."""
+    AUDIENCE = "audience"
+    """It is for somebody else."""
+    ISSUER = "issuer"
+    """It is somebody else's."""
+    CHANNELS = "channels"
+    """Its list of channels is none."""
+    REVOKED = "revoked"
+    """It, or whose it is, was revoked."""
+    REFUSED = "refused"
+    """The application said no."""
+    FORBIDDEN = "forbidden"
+    """It is good, but not for all these channels."""
+    UNAVAILABLE = "unavailable"
+    """The application, or the issuer's keys, could not be reached: refused for now."""
+
+
 class RejectReason(StrEnum):
     """Why a published message was refused."""
 

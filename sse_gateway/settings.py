@@ -13,10 +13,12 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, Field, Strict
 
+from sse_gateway.auth_settings import AuthSettings
 from sse_gateway.channels import QueueBounds, Rule, WindowBounds
 from sse_gateway.reasons import Format, Policy
+from sse_gateway.section import Section
 from sse_gateway.values import (
     MAX_WORKERS,
     REVEALED,
@@ -27,7 +29,6 @@ from sse_gateway.values import (
     Flag,
     Host,
     KeyPrefix,
-    Mode,
     Origin,
     Port,
     PositiveDuration,
@@ -49,19 +50,7 @@ DEFAULT_RULE = {"pattern": "sse:*", "strip_prefix": "sse:"}
 """The one rule of a configuration without `channels`."""
 
 
-class _Section(BaseModel):
-    """A mapping of known keys; values do not change."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_default=True,
-        hide_input_in_errors=True,
-    )
-
-
-class ListenSettings(_Section):
+class ListenSettings(Section):
     """The public listener; TLS is the proxy's."""
 
     host: Host = "127.0.0.1"
@@ -72,7 +61,7 @@ class ListenSettings(_Section):
     """Absolute path of a Unix socket to listen on, instead of host and port."""
 
 
-class AdminSettings(_Section):
+class AdminSettings(Section):
     """Metrics, health, console; never the public listener."""
 
     host: Host = "127.0.0.1"
@@ -87,7 +76,7 @@ class AdminSettings(_Section):
     """No token, on an address that is not loopback: said aloud, or refused."""
 
 
-class RedisSettings(_Section):
+class RedisSettings(Section):
     """The primary whose PUBLISH order is the log."""
 
     url: RedisUrl = Field(default="redis://127.0.0.1:6379", validate_default=True)
@@ -98,7 +87,7 @@ class RedisSettings(_Section):
     """The link is dead when nothing at all was heard for this long."""
 
 
-class ClusterSettings(_Section):
+class ClusterSettings(Section):
     """Which nodes belong together."""
 
     name: ClusterName = "default"
@@ -107,7 +96,7 @@ class ClusterSettings(_Section):
     """Authenticates what nodes say to one another. At least 16 characters; empty: whoever may publish may speak."""
 
 
-class PersistenceSettings(_Section):
+class PersistenceSettings(Section):
     """A copy of log and windows in Redis, for when no node is left that holds them."""
 
     mode: Literal["none", "redis"] = "none"
@@ -120,7 +109,7 @@ class PersistenceSettings(_Section):
     """How old an event may be when it is written, once writing falls behind; older ones are skipped, and marked as lost."""
 
 
-class WindowSettings(_Section):
+class WindowSettings(Section):
     """Bounds of one channel's replay window."""
 
     max_events: Events = 1000
@@ -131,7 +120,7 @@ class WindowSettings(_Section):
     """Bytes of encoded frames kept."""
 
 
-class QueueSettings(_Section):
+class QueueSettings(Section):
     """Bounds of what waits for one slow client, and what happens beyond."""
 
     max_events: Events = 2000
@@ -142,7 +131,7 @@ class QueueSettings(_Section):
     """drop_oldest: the oldest go, told as a gap. disconnect: the client resumes. latest: newest of each channel."""
 
 
-class ChannelSettings(_Section):
+class ChannelSettings(Section):
     """One rule: which Redis channels, and how their events are served."""
 
     pattern: Text
@@ -153,6 +142,8 @@ class ChannelSettings(_Section):
     """text: the payload is the data. json: the envelope with data, event, id, ts."""
     prefix: Flag = True
     """Clients may follow `name*`."""
+    access: Literal["public", "private"] | None = None
+    """public: no token is asked for. private: a token has to name the channel. null: private, unless nobody is asked."""
     window: WindowSettings = Field(default_factory=WindowSettings)
     queue: QueueSettings = Field(default_factory=QueueSettings)
     replay_on_connect: Annotated[int, Strict(), Field(ge=0, le=10_000_000)] = 0
@@ -167,13 +158,14 @@ class ChannelSettings(_Section):
             strip_prefix=self.strip_prefix,
             format=self.format,
             prefix=self.prefix,
+            public=self.access == "public",
             window=WindowBounds(window.max_events, window.max_age_s, window.max_bytes),
             queue=QueueBounds(queue.max_events, queue.max_bytes, queue.policy),
             replay_on_connect=self.replay_on_connect,
         )
 
 
-class StreamSettings(_Section):
+class StreamSettings(Section):
     """One client's open response."""
 
     heartbeat_s: PositiveDuration = Field(default="15s", alias="heartbeat", validate_default=True)
@@ -190,7 +182,7 @@ class StreamSettings(_Section):
     """Channels one stream may ask for."""
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """What one node, or one worker, takes on."""
 
     connections: Annotated[int, Strict(), Field(ge=1, le=1_000_000)] = 50_000
@@ -215,28 +207,21 @@ class LimitSettings(_Section):
     """Addresses and networks whose X-Forwarded-For is believed; unix: whoever connects to listen.unix."""
 
 
-class ShutdownSettings(_Section):
+class ShutdownSettings(Section):
     """How the gateway stops."""
 
     drain_s: Duration = Field(default="20s", alias="drain", validate_default=True)
     """Open streams end spread over this long."""
 
 
-class AuthSettings(_Section):
-    """Who may read. Has no default: anonymous access is said aloud."""
-
-    mode: Mode
-    """none: everyone may read every channel that a rule covers."""
-
-
-class CorsSettings(_Section):
+class CorsSettings(Section):
     """Which pages of other origins may read."""
 
     origins: tuple[Origin, ...] = ()
     """Exact origins, such as https://app.example."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -256,7 +241,7 @@ def _default_channels() -> tuple[ChannelSettings, ...]:
     return (ChannelSettings.model_validate(DEFAULT_RULE),)
 
 
-class Settings(_Section):
+class Settings(Section):
     """The configuration of one gateway."""
 
     listen: ListenSettings = Field(default_factory=ListenSettings)

@@ -1,6 +1,7 @@
 """What one request asked for, read from its target and headers.
 
 Rules:
+    - Two steps: a request is read (400), and then, once it is known who may read what, its rules are found (404).
     - Names are percent-encoded once. In the query ``+`` is a space, in the path it is itself.
     - All names are checked before any is looked up: 400 comes before 404.
     - The cursor is never a reason to refuse: whatever it is, the log judges it.
@@ -45,20 +46,53 @@ class Subscription:
     wrap: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request for a stream, as it was read.
+
+    Attributes:
+        names: Names and prefixes (``name*``), each once.
+        cursor: As in `Subscription`.
+        replay: As in `Subscription`.
+        wrap: As in `Subscription`.
+    """
+
+    names: tuple[str, ...]
+    cursor: str | None
+    replay: int | None
+    wrap: bool
+
+    def subscription(self, rules: RuleTable) -> Subscription:
+        """Find the rules.
+
+        Raises:
+            RequestError: 404.
+        """
+        return Subscription(_resolve(self.names, rules), self.cursor, self.replay, self.wrap)
+
+
 def parse_subscription(
     path_name: str | None, query: str, last_event_id: str | None, rules: RuleTable, max_channels: int
 ) -> Subscription:
+    """Read a request of somebody who may read everything; as `read_wish`.
+
+    Raises:
+        RequestError: 400 or 404.
+    """
+    return read_wish(path_name, query, last_event_id, max_channels).subscription(rules)
+
+
+def read_wish(path_name: str | None, query: str, last_event_id: str | None, max_channels: int) -> Wish:
     """Read a request.
 
     Args:
         path_name: What follows ``/events/`` in the path, still encoded; None for ``/events``.
         query: Without the question mark, still encoded.
         last_event_id: The header, None if there is none.
-        rules: All rules.
         max_channels: Names that one stream may ask for.
 
     Raises:
-        RequestError: 400 or 404.
+        RequestError: 400.
     """
     parameters = _parameters(query)
     for key in _SINGLE:
@@ -68,7 +102,17 @@ def parse_subscription(
     replay = _replay(parameters.get("replay", [""])[0])
     wrap = _wrap(parameters.get("wrap", [""])[0])
     cursor = last_event_id or parameters.get("last_event_id", [""])[0] or parameters.get("lastEventId", [""])[0] or None
-    return Subscription(_resolve(names, rules), cursor, replay, wrap)
+    return Wish(tuple(names), cursor, replay, wrap)
+
+
+def parameter_values(query: str, name: str) -> list[str]:
+    """All values of one parameter of a query, decoded."""
+    found = []
+    for part in query.split("&"):
+        encoded, _, value = part.partition("=")
+        if _unquote(encoded.replace("+", " ")).decode(errors="replace") == name:
+            found.append(_unquote(value.replace("+", " ")).decode(errors="replace"))
+    return found
 
 
 def _parameters(query: str) -> dict[str, list[str]]:

@@ -84,16 +84,6 @@ def _check_workers(value: object) -> int | Literal["auto"]:
     raise ValueError(f"must be from 1 to {MAX_WORKERS}, or auto")
 
 
-def _check_mode(value: object) -> Literal["none"]:
-    if value == "none":
-        return "none"
-    if value in ("jwt", "callback"):
-        raise ValueError(
-            "this mode is not available in this version: write none, and let a proxy in front authenticate"
-        )
-    raise ValueError("must be none")
-
-
 def _check_url(url: SecretStr) -> SecretStr:
     check_redis_url(url.get_secret_value())
     return url
@@ -122,7 +112,8 @@ def _check_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _mask_secret(secret: SecretStr, info: SerializationInfo) -> str:
+def mask_secret(secret: SecretStr, info: SerializationInfo) -> str:
+    """Show that there is a secret, and not which."""
     value = secret.get_secret_value()
     return value if info.context == REVEALED or not value else "***"
 
@@ -188,7 +179,6 @@ Workers = Annotated[
     PlainValidator(_check_workers),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}, {"const": "auto"}]}),
 ]
-Mode = Annotated[Literal["none"], PlainValidator(_check_mode), WithJsonSchema({"const": "none"})]
 RedisUrl = Annotated[
     SecretStr,
     AfterValidator(_check_url),
@@ -200,6 +190,6 @@ RedisUrl = Annotated[
 Secret = Annotated[
     SecretStr,
     AfterValidator(_check_secret),
-    PlainSerializer(_mask_secret),
+    PlainSerializer(mask_secret),
     WithJsonSchema({"type": "string"}),
 ]

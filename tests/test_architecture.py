@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent.parent / "sse_gateway"
 
 LAYERS: dict[int, frozenset[str]] = {
-    0: frozenset({"__init__", "channels", "cursor", "errors", "events", "reasons"}),
+    0: frozenset({"__init__", "channels", "cursor", "errors", "events", "grants", "reasons"}),
     1: frozenset(
         {
             "addresses",
@@ -24,7 +24,9 @@ LAYERS: dict[int, frozenset[str]] = {
             "audiences",
             "checkpoints",
             "control",
+            "credentials",
             "cut",
+            "deadlines",
             "decisions",
             "decoder",
             "delivery",
@@ -33,13 +35,14 @@ LAYERS: dict[int, frozenset[str]] = {
             "hold",
         }
         | {"intake", "joining", "log", "opening", "outbox", "placement", "reader", "replay", "snapshot"}
-        | {"subscription", "tally", "timeline", "window"}
+        | {"subscription", "tally", "timeline", "tokens", "window"}
     ),
     2: frozenset({"hub", "offers", "replica"}),
     3: frozenset(
         {
             "admin",
             "aggregate",
+            "auth_settings",
             "config",
             "conflicts",
             "document",
@@ -58,6 +61,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "quantities",
             "redis_login",
             "redis_url",
+            "section",
             "settings",
             "source",
             "stream",

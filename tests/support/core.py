@@ -43,10 +43,11 @@ def rule(
     queue_size: int = 1_000_000,
     policy: Policy = Policy.DROP_OLDEST,
     replay: int = 0,
+    public: bool = False,
 ) -> Rule:
     """A rule with bounds that most tests do not come near."""
     window = WindowBounds(events, age_s, size)
-    return Rule(index, pattern, "", format_, prefix, window, QueueBounds(queue, queue_size, policy), replay)
+    return Rule(index, pattern, "", format_, prefix, window, QueueBounds(queue, queue_size, policy), replay, public)
 
 
 @dataclass(frozen=True, slots=True)

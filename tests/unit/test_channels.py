@@ -18,11 +18,11 @@ from sse_gateway.channels import (
 from sse_gateway.reasons import Format, Policy
 
 
-def rule(index: int, pattern: str, strip_prefix: str = "", *, prefix: bool = True) -> Rule:
+def rule(index: int, pattern: str, strip_prefix: str = "", *, prefix: bool = True, public: bool = False) -> Rule:
     """A rule of which only the names matter."""
     window = WindowBounds(max_events=1, max_age_s=1.0, max_bytes=1)
     queue = QueueBounds(max_events=1, max_bytes=1, policy=Policy.DROP_OLDEST)
-    return Rule(index, pattern, strip_prefix, Format.TEXT, prefix, window, queue, 0)
+    return Rule(index, pattern, strip_prefix, Format.TEXT, prefix, window, queue, 0, public)
 
 
 AUDIT = rule(0, "sse:audit:*", "sse:", prefix=False)
@@ -298,3 +298,30 @@ def test_copies() -> None:
     table = RuleTable([AUDIT, SSE, rule(2, "*"), rule(3, "__sse*")])
 
     assert [table.matching(name) for name in (b"sse:audit:x", b"news", b"__sse_gateway:x")] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_public"),
+    [
+        ("open.a", True),
+        ("secret.a", False),
+        ("open.*", True),
+        ("op*", True),
+        ("o*", False),  # "o.…" would be the last rule's
+        ("*", False),
+        ("secret.*", False),
+        ("closed.*", False),  # nobody owns such a prefix
+        ("closed.a", True),
+        ("__open", False),
+        ("nowhere", False),
+    ],
+)
+def test_what_is_public_needs_no_token(asked: str, is_public: bool) -> None:
+    """A prefix is public if all of it is; what no rule owns is not (I11)."""
+    rules = [
+        rule(0, "open.*", public=True),
+        rule(1, "secret.*"),
+        rule(2, "closed.*", prefix=False, public=True),
+        rule(3, "o.*"),
+    ]
+    assert RuleTable(rules).is_public(asked) is is_public

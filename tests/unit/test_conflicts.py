@@ -187,3 +187,47 @@ def test_no_bound_is_below_the_largest_message() -> None:
     ]
     assert found[0].text == "message_size (2MiB) must not be above a queue's max_bytes (1MiB)"
     assert not conflicts(channels=channels, limits={"message_size": "512KiB"})
+
+
+SECRET = "0123456789abcdef" * 2
+KEY = {"mode": "jwt", "secret": SECRET}
+ASKED = {"url": "http://app.example/who"}
+
+
+@pytest.mark.parametrize(
+    ("auth", "keys"),
+    [
+        (KEY, []),
+        ({"mode": "jwt", "public_key_file": "/k.pem", "algorithms": ["RS256", "ES256", "EdDSA", "PS512"]}, []),
+        ({"mode": "jwt", "jwks_url": "https://issuer.example/keys", "algorithms": ["RS256"]}, []),
+        ({"mode": "callback", "callback": ASKED}, []),
+        ({"mode": "none", "secret": SECRET}, ["secret"]),
+        ({"mode": "none", "public_key_file": "/k.pem", "jwks_url": "https://a/"}, ["public_key_file", "jwks_url"]),
+        ({"mode": "none", "callback": ASKED}, ["url"]),
+        (KEY | {"callback": ASKED}, ["url"]),
+        ({"mode": "callback", "callback": ASKED, "secret": SECRET}, ["secret"]),
+        ({"mode": "jwt"}, ["mode"]),
+        (KEY | {"jwks_url": "https://issuer.example/keys"}, ["secret"]),
+        (KEY | {"algorithms": []}, ["algorithms"]),
+        (KEY | {"algorithms": ["HS256", "RS256"]}, ["algorithms"]),
+        (KEY | {"algorithms": ["RS256"]}, ["algorithms"]),
+        ({"mode": "jwt", "public_key_file": "/k.pem"}, ["algorithms"]),
+        (KEY | {"token_from": {"header": False, "cookie": None}}, ["token_from"]),
+        (KEY | {"token_from": {"header": False}}, []),
+        (KEY | {"token_from": {"header": False, "cookie": None, "query": "token"}}, []),
+        ({"mode": "callback"}, ["mode"]),
+        ({"mode": "callback", "callback": ASKED | {"headers": []}}, ["headers"]),
+        ({"mode": "callback", "callback": ASKED | {"headers": [], "cookies": ["sid"]}}, []),
+    ],
+)
+def test_there_is_one_way_to_know_a_client(auth: dict[str, Any], keys: list[str]) -> None:
+    """Whatever is left out, empty or too much is said; none of it means that anybody may read."""
+    assert [conflict.keys[0][-1] for conflict in conflicts(auth=auth)] == keys
+
+
+def test_where_nobody_is_asked_nothing_is_private() -> None:
+    """A rule that is meant to be private beside `mode: none` is a mistake; a public one is none."""
+    rule = {"pattern": "a*", "access": "private"}
+    (conflict,) = conflicts(channels=[{"pattern": "b*", "access": "public"}, rule])
+    assert conflict.keys == (("channels", 1, "access"), ("auth", "mode"))
+    assert not conflicts(channels=[rule], auth=KEY)

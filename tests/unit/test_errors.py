@@ -2,8 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from sse_gateway.errors import ConfigError, GatewayError, MessageError, RequestError, SnapshotError, SourceError
-from sse_gateway.reasons import RejectReason
+from sse_gateway.errors import (
+    AccessError,
+    ConfigError,
+    GatewayError,
+    MessageError,
+    RequestError,
+    SnapshotError,
+    SourceError,
+    TemporaryError,
+)
+from sse_gateway.reasons import AccessFailure, RejectReason, Unavailable
 
 
 def test_a_configuration_error_holds_every_problem() -> None:
@@ -17,6 +26,18 @@ def test_a_request_error_knows_its_status() -> None:
     """A client gets a status and a sentence."""
     error = RequestError(404, "no such channel")
     assert (error.status, error.detail, str(error)) == (404, "no such channel", "no such channel")
+
+
+def test_a_request_error_may_have_headers() -> None:
+    """They go into the answer."""
+    assert RequestError(401, "").headers == {}
+    assert RequestError(401, "", {"WWW-Authenticate": "Bearer"}).headers == {"WWW-Authenticate": "Bearer"}
+
+
+def test_what_is_not_let_in_is_counted_by_its_reason() -> None:
+    """The reason is the metric's label; the client is told no more than to come back, or not."""
+    assert AccessError(AccessFailure.EXPIRED).why is AccessFailure.EXPIRED
+    assert TemporaryError(Unavailable.SOURCE).reason is Unavailable.SOURCE
 
 
 def test_a_message_error_knows_what_it_is_counted_as() -> None:

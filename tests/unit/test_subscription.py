@@ -7,7 +7,7 @@ import pytest
 from sse_gateway.channels import QueueBounds, RuleTable
 from sse_gateway.errors import RequestError
 from sse_gateway.reasons import Policy
-from sse_gateway.subscription import ALL, Subscription, parse_subscription
+from sse_gateway.subscription import ALL, Subscription, parameter_values, parse_subscription, read_wish
 from tests.support.core import rule
 
 AUDIT = rule("audit.*", 0, prefix=False, queue=10, policy=Policy.DISCONNECT)
@@ -292,3 +292,21 @@ def test_the_names_of_parameters_are_decoded_too() -> None:
     subscription = ask("%63hannel=news&last%5Fevent%5Fid=x")
 
     assert (names(subscription), subscription.cursor) == (["news"], "x")
+
+
+def test_a_request_is_read_before_its_rules_are_found() -> None:
+    """So that whoever may not read a channel does not learn whether a rule owns it."""
+    wish = read_wish(None, "channel=b&channel=nowhere&channel=b&replay=3&wrap=1", "cursor", 4)
+
+    assert (wish.names, wish.cursor, wish.replay, wish.wrap) == (("b", "nowhere"), "cursor", 3, True)
+    with pytest.raises(RequestError) as caught:
+        wish.subscription(NARROW)
+    assert caught.value.status == 404
+
+
+def test_the_values_of_any_parameter_can_be_asked_for() -> None:
+    """All of them, names and values decoded once."""
+    query = "token=a%2Eb&x=1&tok%65n=c+d&token&tokens=e"
+
+    assert parameter_values(query, "token") == ["a.b", "c d", ""]
+    assert parameter_values("", "token") == []

@@ -1,0 +1,59 @@
+"""What a client may read."""
+
+from __future__ import annotations
+
+import pytest
+
+from sse_gateway.grants import MAX_ENTRIES, NOTHING, read_grant
+
+
+@pytest.mark.parametrize(
+    ("entries", "asked", "covered"),
+    [
+        (["a"], "a", True),
+        (["a"], "ab", False),
+        (["a"], "A", False),
+        (["a*"], "a", True),
+        (["a*"], "ab", True),
+        (["a*"], "b", False),
+        (["*"], "anything", True),
+        (["*"], "*", True),
+        (["a*b"], "a*b", True),  # a star in the middle is itself
+        (["a*b"], "axb", False),
+        (["a:*"], "a:*", True),
+        (["a*"], "a:*", True),
+        (["a:x*"], "a:*", False),
+        (["a:b"], "a:b*", False),
+        (["a:b", "a:c"], "a:*", False),
+        (["a", "b*"], "b:c*", True),
+        (["é"], "e\u0301", False),  # bytes are compared, not what they look like
+        ([], "a", False),
+        ([], "*", False),
+    ],
+)
+def test_a_grant_covers_names_and_whole_prefixes(entries: list[str], asked: str, covered: bool) -> None:
+    """A prefix is covered only by a prefix with room for all that it will ever show (I11)."""
+    assert read_grant(entries).covers(asked) is covered
+
+
+@pytest.mark.parametrize(
+    "entries", [None, "a", {"a": 1}, 1, [1], [None], [["a"]], [""], ["a\n"], ["\ud800"], ["x" * 257]]
+)
+def test_what_is_no_grant_is_refused(entries: object) -> None:
+    """Whoever wrote it meant something else."""
+    with pytest.raises(ValueError, match="channel"):
+        read_grant(entries)
+
+
+def test_a_grant_is_bounded() -> None:
+    """In its entries; their length is a name's."""
+    names = [str(number) for number in range(MAX_ENTRIES)]
+    assert read_grant(names).covers("1023")
+    with pytest.raises(ValueError, match="at most 1024"):
+        read_grant([*names, "more"])
+
+
+def test_nothing_covers_nothing() -> None:
+    """Not even everything's prefix."""
+    assert not NOTHING.covers("a")
+    assert not NOTHING.covers("*")
