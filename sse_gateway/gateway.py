@@ -94,6 +94,7 @@ class Gateway:
             self,
             connect_timeout_s=settings.redis.connect_timeout_s,
             liveness_timeout_s=settings.redis.liveness_timeout_s,
+            unordered=settings.redis.unordered,
         )
         self.member = Member(
             settings,

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from hiredis import HiredisError
 
 from sse_gateway.errors import GatewayError
-from sse_gateway.link import Link, open_link
+from sse_gateway.link import Link
 from sse_gateway.logs import log_event
 from sse_gateway.parts import PART_BYTES, Frames, ListWay, SocketWay, parts_of
 from sse_gateway.redis_login import log_in
@@ -67,7 +67,7 @@ class Handover:
 
     def __init__(
         self,
-        url: str,
+        open_link: Callable[[Callable[[], Link]], Awaitable[Link]],
         cluster: str,
         node: str,
         directory: Path | None,
@@ -80,7 +80,7 @@ class Handover:
         """Prepare; `start` listens.
 
         Args:
-            url: Of Redis, as the source's.
+            open_link: Opens a connection to the source's Redis.
             cluster: Name of the log.
             node: This node: its socket is ``<node>.sock``.
             directory: Of the host's sockets, private to its workers; None for no way but the list.
@@ -92,7 +92,7 @@ class Handover:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.failures = 0
-        self._url = url
+        self._open_link = open_link
         self._prefix = f"__sse_gateway:{cluster}:snapshot:"
         self._node = node
         self._directory = directory
@@ -302,9 +302,7 @@ class Handover:
     @asynccontextmanager
     async def _list(self, token: str) -> AsyncIterator[ListWay]:
         async with _within(self._connect_timeout_s, "Redis did not answer"):
-            link = await open_link(
-                self._url, lambda: Link(_Deaf(self._failed), b"", b""), timeout_s=self._connect_timeout_s
-            )
+            link = await self._open_link(lambda: Link(_Deaf(self._failed), b"", b""))
         try:
             async with _within(self._connect_timeout_s, "Redis did not answer"):
                 await log_in(link)

@@ -7,12 +7,9 @@ connection ends once, with one reason (`why`); nothing here reconnects.
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
@@ -228,7 +225,7 @@ class Link(asyncio.Protocol):
                 self.drop("the server was demoted to a replica")
 
         def judge_server(reply: object) -> None:
-            if not isinstance(reply, Exception) and f"run_id:{run_id}" not in text_of(reply):
+            if not isinstance(reply, Exception) and run_id and f"run_id:{run_id}" not in text_of(reply):
                 self.drop("another server answers: its run id differs")
 
         self._waiting.extend((judge_published, judge_role, judge_server))
@@ -302,97 +299,6 @@ class Link(asyncio.Protocol):
 def _fail(answer: asyncio.Future[object], why: str) -> None:
     answer.set_exception(SourceError(why))
     answer.exception()  # seen: whoever waited may have run out of time in this very turn, and asyncio would complain
-
-
-async def open_link(url: str, make: Callable[[], Link], *, timeout_s: float) -> Link:
-    """Connect to what the URL names.
-
-    Args:
-        url: Of one of the forms in `redis_url`.
-        make: Makes the link.
-        timeout_s: What the caller waits at most: a sentinel that is silent gets its share only.
-    """
-    loop = asyncio.get_running_loop()
-    if url.startswith("redis+sentinel://"):
-        options = await _ask_sentinels(url, timeout_s)
-    else:
-        options = _options(url)
-    if "path" in options:
-        _, link = await loop.create_unix_connection(make, options["path"])
-    else:
-        host, port = options.get("host", "127.0.0.1"), int(options.get("port", 6379))
-        context = _tls(options) if url.startswith("rediss://") else None
-        transport, link = await loop.create_connection(make, host, port, ssl=context)
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5000)
-    link.credentials = tuple(str(options.get(key) or "").encode() for key in ("username", "password"))  # type: ignore[assignment] # two of them
-    return link
-
-
-def _options(url: str) -> dict[str, str]:
-    """Read a URL of one host, or of a path; what is behind its ``?`` are options, too."""
-    parts = urlsplit(url)
-    options = {key: values[0] for key, values in parse_qs(parts.query).items()}
-    for key, value in (("username", parts.username), ("password", parts.password), ("host", parts.hostname)):
-        if value:
-            options[key] = unquote(value)
-    if parts.port:
-        options["port"] = str(parts.port)
-    if parts.scheme == "unix":
-        options["path"] = unquote(parts.path)
-    return options
-
-
-async def _ask_sentinels(url: str, timeout_s: float) -> dict[str, str]:
-    """Find the primary of a service; the credentials of the URL are the data servers'."""
-    rest, _, service = url.removeprefix("redis+sentinel://").partition("?")[0].partition("/")
-    userinfo, _, hosts = rest.rpartition("@")
-    options = _options(f"redis://{userinfo}@localhost" if userinfo else "redis://localhost")
-    addresses = [_address(host) for host in hosts.split(",")]
-    share_s = timeout_s / (len(addresses) + 1)
-    # Here, not above: redis-py takes a quarter of the time in which a worker starts, and only this needs it.
-    from redis import RedisError  # noqa: PLC0415
-    from redis.asyncio.retry import Retry  # noqa: PLC0415
-    from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-
-    once = Retry(NoBackoff(), 0)  # the next sentinel is the retry: redis-py's own would use up all the time here
-    sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-        addresses, sentinel_kwargs={"socket_timeout": share_s, "socket_connect_timeout": share_s, "retry": once}
-    )
-    try:
-        host, port = await sentinel.discover_master(service)
-    except RedisError as error:
-        raise SourceError(str(error)) from error
-    finally:
-        for client in sentinel.sentinels:
-            await client.aclose()
-    return {**options, "host": host, "port": str(port)}
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or port.endswith("]"):
-        return text.strip("[]"), 26379
-    return host.strip("[]"), int(port)
-
-
-def _tls(options: dict[str, str]) -> ssl.SSLContext:
-    """Verify certificate and name, always.
-
-    Raises:
-        SourceError: A file of the URL cannot be used.
-    """
-    try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if certfile := options.get("ssl_certfile"):
-            context.load_cert_chain(certfile, options.get("ssl_keyfile"))
-    except OSError as error:  # its text does not name the file
-        raise SourceError(f"cannot use the certificate files of redis.url: {error}") from error
-    return context
 
 
 def text_of(value: object) -> str:

@@ -89,7 +89,7 @@ class Member:
         mark = fingerprint(settings.rules, settings.limits.message_bytes, key)
         self.control = Control(self.name, mark, cluster.secret.get_secret_value().encode())
         self.handover = Handover(
-            settings.redis.url.get_secret_value(),
+            source.primary.open,
             cluster.name,
             self.name,
             directory,

@@ -176,6 +176,9 @@ class Metrics:
         yield _gauge("source_live", "Whether messages are flowing.", float(source.live))
         yield _counter("source_attempts", "Attempts to connect to Redis.", source.attempts)
         yield _counter("source_losses", "Live links to Redis that were lost.", source.losses)
+        sentinels = source.primary.sentinels
+        yield _gauge("sentinels", "Sentinels that answer and see a majority.", sentinels.heard if sentinels else 0)
+        yield _counter("failovers", "Times the sentinels named another primary.", sentinels.moves if sentinels else 0)
         yield _counter("source_paused_seconds", "Time in which Redis was not read.", source.paused_s)
         yield _counter("epochs", "Epochs begun.", gateway.hub.log.begun)
         yield from self._cluster()

@@ -85,6 +85,8 @@ class RedisSettings(Section):
     """How long connecting, and each step of the handshake, may take."""
     liveness_timeout_s: PositiveDuration = Field(default="5s", alias="liveness_timeout", validate_default=True)
     """The link is dead when nothing at all was heard for this long."""
+    unordered: Flag = False
+    """Follow a server that gives no order to share, such as a Cluster: one worker, a new epoch with each connection."""
 
 
 class ClusterSettings(Section):

@@ -9,7 +9,8 @@ Rules:
        second at least) is missing for three times that while other messages arrive. It is not
        judged while we ourselves have paused it, nor for a time in which this process stood still.
     4. The server is judged at the start and with every marker: a primary, standalone, with the
-       run id it had. A demoted primary is left within a second.
+       run id it had. A demoted primary is left within a second, and one that the sentinels no
+       longer name at once, even if it still answers us.
     5. Nothing here waits on the path of a message; while the hub is full, the socket is not read,
        and Redis' output buffer is the bound.
 """
@@ -21,21 +22,23 @@ import logging
 import random
 import secrets
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import hiredis
 
-from sse_gateway.errors import ConfigError, SourceError
-from sse_gateway.link import Link, open_link, text_of
+from sse_gateway.errors import SourceError
+from sse_gateway.link import Link
 from sse_gateway.logs import log_event
-from sse_gateway.redis_login import log_in
+from sse_gateway.primary import Primary
+from sse_gateway.server import greet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from sse_gateway.link import Listener
+    from sse_gateway.place import Address
+    from sse_gateway.server import Server
 
 MARKER_S = 1.0
 """Time between two markers, at most; a shorter `liveness_timeout` shortens it to a third of itself."""
@@ -50,21 +53,6 @@ which events pass unseen."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What identifies the process behind a connection.
-
-    Attributes:
-        kind: redis or valkey.
-        version: As it says.
-        run_id: Changes with every start.
-    """
-
-    kind: str
-    version: str
-    run_id: str
-
-
 class Source:
     """Keeps one link to Redis up.
 
@@ -74,6 +62,7 @@ class Source:
         losses: Links lost after they had been live.
         paused_s: Seconds in which we have not read, in all.
         server: Server of the newest link, or None.
+        primary: Where the links go.
     """
 
     def __init__(
@@ -85,6 +74,7 @@ class Source:
         *,
         connect_timeout_s: float,
         liveness_timeout_s: float,
+        unordered: bool = False,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -95,19 +85,23 @@ class Source:
             listener: Gets the messages.
             connect_timeout_s: For connecting, and for each step of the handshake.
             liveness_timeout_s: See rule 3.
+            unordered: Whether a server that gives no order will do.
         """
         self.live = False
         self.attempts = 0
         self.losses = 0
         self.server: Server | None = None
-        self._url = url
+        self.primary = Primary(url, timeout_s=connect_timeout_s, moved=self._move)
         self._patterns = [pattern.encode() for pattern in patterns]
         self._control = control.encode()
         self._listener = listener
         self._connect_timeout_s = connect_timeout_s
         self._liveness_timeout_s = liveness_timeout_s
         self._token = secrets.token_hex(8).encode()
+        self._unordered = unordered
         self._link: Link | None = None
+        self._limit: asyncio.Timeout | None = None
+        self._moved = asyncio.Event()
         self._paused_s = 0.0
         self._away_s = 0.0
 
@@ -122,16 +116,17 @@ class Source:
         Raises:
             ConfigError: The server cannot carry the promise whatever we do.
         """
-        failures = 0
-        while True:
-            self.attempts += 1
-            try:
-                await self._connect_and_follow()
-            except (OSError, TimeoutError, SourceError, hiredis.HiredisError) as error:
-                failures = 0 if self.live else failures + 1
-                self._lose(error)
-            away_s, self._away_s = self._away_s, 0.0
-            await asyncio.sleep(away_s or _backoff_s(failures))
+        async with self.primary.followed(self._listener.source_failed):
+            failures = 0
+            while True:
+                self.attempts += 1
+                self._moved.clear()
+                try:
+                    await self._connect_and_follow()
+                except (OSError, TimeoutError, SourceError, hiredis.HiredisError) as error:
+                    failures = 0 if self.live else failures + 1
+                    self._lose(error)
+                await self._rest(failures)
 
     def pause(self) -> None:
         """Stop reading. Idempotent."""
@@ -154,6 +149,24 @@ class Source:
         if self._link is not None:
             self._link.drop(f"this node has left the log for {seconds:.0f} s")
 
+    def _move(self, primary: Address) -> None:
+        """The sentinels name another primary: leave the one that we have, or wait for no longer."""
+        self._moved.set()
+        if self._limit is not None:
+            self._limit.reschedule(0.0)
+        if self._link is not None:
+            self._link.drop(f"the sentinels name another primary: {primary}")
+
+    async def _rest(self, failures: int) -> None:
+        """Wait before the next attempt; not where a new primary is known."""
+        away_s, self._away_s = self._away_s, 0.0
+        if away_s:
+            await asyncio.sleep(away_s)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_backoff_s(failures)):
+                await self._moved.wait()
+
     def _lose(self, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         if self.live:
@@ -165,22 +178,16 @@ class Source:
 
     async def _connect_and_follow(self) -> None:
         async with self._step("connecting"):
-            link = await open_link(
-                self._url,
-                lambda: Link(self._listener, self._control, self._token),
-                timeout_s=self._connect_timeout_s,
-            )
+            link = await self.primary.open(lambda: Link(self._listener, self._control, self._token))
         self._link = link
         try:
             async with self._step("logging in"):
-                await self._greet(link)
+                self.server = server = await greet(link, unordered=self._unordered)
             async with self._step("subscribing"):
                 await link.call(b"PSUBSCRIBE", *self._patterns, self._control, pushes=len(self._patterns) + 1)
             async with self._step("our first marker"):
                 await link.begin()
             self.live = True
-            server = self.server
-            assert server is not None  # noqa: S101 - set by _greet
             log_event(_log, logging.INFO, "source.connected", server=server.kind, version=server.version)
             await self._watch(link)
         finally:
@@ -198,47 +205,14 @@ class Source:
             SourceError: It took longer than `connect_timeout`.
         """
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(self._connect_timeout_s) as self._limit:
                 yield
         except TimeoutError:
+            if self._moved.is_set():
+                raise SourceError(f"{what}: the sentinels name another primary meanwhile") from None
             raise SourceError(f"{what}: no answer within {self._connect_timeout_s:g} s") from None
-
-    async def _greet(self, link: Link) -> None:
-        """Log in, and judge the server."""
-        hello = await log_in(link)
-        if hello.get(b"mode") == b"cluster":
-            problem = (
-                "redis.url: the server runs in Cluster mode, where no two subscribers see the same order; "
-                "use a standalone primary (with Sentinel if you like)"
-            )
-            raise ConfigError([problem])
-        kind, version = (text_of(hello.get(key)) for key in (b"server", b"version"))
-        if kind not in {"redis", "valkey"}:
-            raise SourceError(f"the server calls itself {kind!r}; Redis or Valkey is needed")
-        await self._check_loading(link)
-        self.server = Server(kind, version, await self._run_id(link))
-
-    async def _check_loading(self, link: Link) -> None:
-        try:
-            await link.call(b"PING")
-        except SourceError as error:
-            if str(error).startswith("LOADING"):
-                raise
-            # -MISCONF (disk error) and the like do not concern PUBLISH
-
-    async def _run_id(self, link: Link) -> str:
-        """Ask for role and run id.
-
-        Raises:
-            SourceError: The server is not a primary.
-        """
-        role = await link.call(b"ROLE")
-        if not isinstance(role, list) or role[:1] != [b"master"]:
-            raise SourceError("the server is a replica: its messages are not the primary's")
-        for line in text_of(await link.call(b"INFO", b"server")).splitlines():
-            if line.startswith("run_id:"):
-                return line.removeprefix("run_id:")
-        raise SourceError("the server does not tell its run id")
+        finally:
+            self._limit = None
 
     async def _watch(self, link: Link) -> None:
         """Send markers and judge the link until it is dead."""

@@ -16,6 +16,7 @@ import uvloop
 
 from sse_gateway.handover import MAX_INBOUND, Handover
 from sse_gateway.parts import LIST_TTL_MS, MAX_BLOCK_BYTES, MAX_WAITING, PART_BYTES
+from sse_gateway.primary import Primary
 from tests.support.gateway_process import poll
 from tests.support.proxy import proxied
 from tests.support.resp3_server import Resp3Server, resp3_server
@@ -60,7 +61,7 @@ class Node:
     def __init__(self, url: str, directory: Path | None, *, patience_s: float) -> None:
         self.name = name("n")
         self.handover = Handover(
-            url,
+            Primary(url, timeout_s=1.0).open,
             CLUSTER,
             self.name,
             directory,

@@ -130,8 +130,8 @@ async def test_the_way_to_a_live_link(server: Resp3Server, follow: Callable[...,
     following = follow(server.url)
     await following.until_live()
 
-    assert server.names()[:6] == ["HELLO", "PING", "ROLE", "INFO", "PSUBSCRIBE", "PUBLISH"]
-    assert server.commands[4][1:] == [b"sse:*", CONTROL.encode()]
+    assert server.names()[:7] == ["HELLO", "PING", "ROLE", "INFO", "INFO", "PSUBSCRIBE", "PUBLISH"]
+    assert server.commands[5][1:] == [b"sse:*", CONTROL.encode()]
     await server.send(message("sse:*", "sse:a", "hello"))
     await following.recorder.until_call("hello")
     assert following.source.attempts == 1

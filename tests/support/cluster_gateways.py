@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.support.gateway_process import configuration, poll, rule
 
@@ -23,7 +23,15 @@ WIDE: Config = {"max_events": 100_000, "max_age": "5m", "max_bytes": "64MiB"}
 """A window that loses nothing in a test."""
 
 
-def node(server: Valkey, *, workers: int = 1, **sections: Any) -> Config:
+class HasUrl(Protocol):
+    """What a gateway can be configured for."""
+
+    @property
+    def url(self) -> str:
+        """Where the gateway finds it."""
+
+
+def node(server: HasUrl, *, workers: int = 1, **sections: Any) -> Config:
     """Configure a node of a cluster, with windows that lose nothing.
 
     Args:

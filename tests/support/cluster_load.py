@@ -11,7 +11,7 @@ import contextlib
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hiredis import HiredisError
 
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from tests.support.checker import Seen
     from tests.support.raw_client import Address, Block
-    from tests.support.valkey import Valkey
+
+
+class Target(Protocol):
+    """Where messages are published."""
+
+    @property
+    def port(self) -> int:
+        """On loopback; looked at for every connection."""
+
 
 PREFIX: Final = "sse:"
 BATCH_S: Final = 0.01
@@ -50,7 +58,7 @@ class Publisher:
         failures: Batches that failed.
     """
 
-    def __init__(self, server: Valkey, names: Sequence[str], *, rate: int, padding: int = 0) -> None:
+    def __init__(self, server: Target, names: Sequence[str], *, rate: int, padding: int = 0) -> None:
         """Prepare; `run` publishes.
 
         Args:
@@ -77,6 +85,11 @@ class Publisher:
             self._publish([self._dice.choice(self._names) for _ in range(self._batch)])
             due = max(due + BATCH_S, time.monotonic() - 10 * BATCH_S)
             self._is_over.wait(max(0.0, due - time.monotonic()))
+
+    def move(self) -> None:
+        """Leave the connection that is open now, also one that hangs."""
+        if (link := self._link) is not None:
+            link.abort()
 
     def stop(self) -> None:
         """Let `run` come to its end."""
@@ -325,7 +338,7 @@ class Load:
 
 @contextlib.contextmanager
 def loaded(
-    server: Valkey, names: Sequence[str], clients: Sequence[Client], *, rate: int = 1_000, padding: int = 0
+    server: Target, names: Sequence[str], clients: Sequence[Client], *, rate: int = 1_000, padding: int = 0
 ) -> Iterator[Load]:
     """Run a load for the length of a ``with`` block; clients have everything at its end."""
     load = Load(Publisher(server, names, rate=rate, padding=padding), clients)

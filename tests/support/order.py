@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from sse_gateway.channels import RuleTable
-from sse_gateway.link import Link, open_link
+from sse_gateway.link import Link
+from sse_gateway.place import connect, place_of
 from tests.support.core import rule
 from tests.support.traffic import END
 
@@ -104,7 +105,7 @@ class Witness:
 async def following(url: str, patterns: Sequence[bytes], witness: Witness) -> AsyncIterator[Link]:
     """Subscribe as the gateway does, for the length of an ``async with`` block."""
     token = b"%d" % id(witness)
-    link = await open_link(url, lambda: Link(witness, CONTROL, token), timeout_s=5)
+    link = await connect(place_of(url), lambda: Link(witness, CONTROL, token))
     try:
         await link.call(b"HELLO", b"3")
         await link.call(b"PSUBSCRIBE", *patterns, CONTROL, pushes=len(patterns) + 1)

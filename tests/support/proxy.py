@@ -54,13 +54,16 @@ class FaultProxy:
 
     Args:
         target: (host, port) of the server.
+        spares: Connections whose first bytes have this in them keep all of theirs, whatever is swallowed.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], *, spares: bytes | None = None) -> None:
         self.to_server = Direction()
         self.to_client = Direction()
         self.accepted = 0
         self._target = target
+        self._spares = spares
+        self._spared: set[tuple[socket.socket, socket.socket]] = set()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -91,6 +94,7 @@ class FaultProxy:
         """Send RST to both ends of every connection."""
         with self._lock:
             pairs, self._pairs = self._pairs, set()
+            self._spared.clear()
         for pair in pairs:
             _reset(*pair)
 
@@ -138,7 +142,9 @@ class FaultProxy:
         passed = 0
         while data := _receive(source):
             direction.wait_released()
-            if direction.swallow:
+            if not passed and direction is self.to_server and self._spares is not None and self._spares in data:
+                self._spared.add(pair)
+            if direction.swallow and pair not in self._spared:
                 continue
             data = data if direction.cut_after is None else data[: max(0, direction.cut_after - passed)]
             if not _send(sink, data):

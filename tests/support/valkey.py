@@ -77,6 +77,11 @@ class Link:
             raise reply
         return reply
 
+    def abort(self) -> None:
+        """End the connection under whoever waits for it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
