@@ -29,6 +29,8 @@ def admin_app(
     registry: Callable[[], Awaitable[CollectorRegistry]],
     reasons: Callable[[], Awaitable[Sequence[str]]],
     token: Callable[[], str],
+    *,
+    unordered: Callable[[], bool],
 ) -> web.Application:
     """Make the admin application.
 
@@ -36,6 +38,7 @@ def admin_app(
         registry: What `/metrics` shows; asked for each time.
         reasons: Why the gateway is not ready; empty if it is.
         token: Who knows it may read everything; empty: everybody may. Asked for each time: a reload may change it.
+        unordered: Whether it follows a server whose log cannot be shared; `/readyz` says so.
     """
 
     async def metrics(request: web.Request) -> web.Response:
@@ -47,7 +50,8 @@ def admin_app(
 
     async def readyz(_request: web.Request) -> web.Response:
         why = list(await reasons())
-        return web.json_response({"ready": not why, "reasons": why}, status=503 if why else 200)
+        said = {"ready": not why, "reasons": why} | ({"unordered": True} if unordered() else {})
+        return web.json_response(said, status=503 if why else 200)
 
     app = web.Application(middlewares=[_guard(token)])
     app.router.add_get("/metrics", metrics)

@@ -49,6 +49,7 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _anonymous_admin(settings.admin)
     yield from _shares(settings)
     yield from _auth(settings.auth)
+    yield from _unordered(settings)
     for index, rule in enumerate(settings.channels):
         yield from _pattern(index, rule)
         yield from _message_size(index, rule, settings.limits.message_bytes)
@@ -147,6 +148,12 @@ def _algorithms(auth: AuthSettings) -> Iterator[Conflict]:
     elif _given(auth) and symmetric != {bool(auth.secret.get_secret_value())}:
         text = "HS… needs auth.secret, all others a public key (auth.public_key_file or auth.jwks_url)"
         yield Conflict((key, _MODE), text, _KEYS)
+
+
+def _unordered(settings: Settings) -> Iterator[Conflict]:
+    if settings.redis.unordered and settings.worker_count > 1:
+        text = "an unordered server is followed by one worker only: each would have a log of its own"
+        yield Conflict((("workers",), ("redis", "unordered")), text)
 
 
 def _same_host(first: str, second: str) -> bool:

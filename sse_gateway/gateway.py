@@ -179,7 +179,9 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.end)
         token = self._settings.admin.token.get_secret_value
-        app = admin_app(at_once(lambda: self.metrics.registry), at_once(self.unready), token)
+        unordered = self._settings.redis.unordered
+        registry = at_once(lambda: self.metrics.registry)
+        app = admin_app(registry, at_once(self.unready), token, unordered=lambda: unordered)
         await serve_app(app, await listening(self._settings.admin, "admin", stack), stack)
         return await listening(self._settings.listen, "listen", stack)
 
@@ -251,6 +253,8 @@ class Gateway:
             max_connections=self.streams.limit,
             configured_connections=self._settings.limits.connections,
         )
+        if self._settings.redis.unordered:
+            log_event(_log, logging.WARNING, "source.unordered")
 
     async def _tick(self) -> None:
         """Do what is due by the clock, and feed the watchdog."""

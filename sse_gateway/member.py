@@ -1,6 +1,10 @@
 """This process as one of the nodes that share a log: carries out what the replica decides.
 
 The replica is pure; here it gets its clock, its randomness, its link and its hand-over.
+
+With `redis.unordered` there is no log to share. The node then talks with itself alone: what its replica
+says comes back at once, as on a channel that has no other listener, and what others say is not heard. So
+each connection begins a new epoch, in the same step in which its first marker comes back.
 """
 
 from __future__ import annotations
@@ -108,6 +112,7 @@ class Member:
             is_local=self.handover.is_local,
         )
         self._source = source
+        self._is_alone = settings.redis.unordered
         self._changed = changed
         self._left = left
 
@@ -149,6 +154,8 @@ class Member:
 
     def entry(self, payload: bytes, now: float) -> None:
         """Take a control message."""
+        if self._is_alone:
+            return
         self.replica.entry(payload, now)
         self._carry_out()
 
@@ -169,6 +176,10 @@ class Member:
 
     def _do(self, decision: Decision) -> None:
         match decision:
+            case Publish(_, payload) if self._is_alone:
+                now = time.monotonic()
+                self.replica.published(decision, 1, now)
+                self.replica.entry(payload, now)
             case Publish(_, payload):
                 self._source.publish(payload, partial(self._published, decision))
             case Serve(token, joiner, via, blocks):

@@ -132,7 +132,8 @@ def _check_order(kind: str, info: dict[str, str]) -> None:
         raise SourceError(f"the server is {kind}, where subscribers need not see the same order: {_WAY_OUT}")
     if kind not in ORDERED:
         raise SourceError(f"the server calls itself {kind!r}, and its order is not known to be one for all: {_WAY_OUT}")
-    if info.get("redis_mode", "standalone") != "standalone":
-        raise SourceError(f"the server runs in {info['redis_mode']} mode behind an address that denies it: {_WAY_OUT}")
+    mode = info.get("redis_mode") or info.get("server_mode") or "standalone"
+    if mode != "standalone":
+        raise SourceError(f"the server runs in {mode} mode behind an address that denies it: {_WAY_OUT}")
     if not info.get("run_id"):
         raise SourceError(f"the server does not tell its run id, so a restart could not be seen: {_WAY_OUT}")

@@ -165,7 +165,9 @@ class Supervisor:
             ConfigError: The address cannot be bound.
         """
         async with AsyncExitStack() as stack:
-            app = admin_app(self._scrape, self._reasons, self._admin_token)
+            app = admin_app(
+                self._scrape, self._reasons, self._admin_token, unordered=lambda: self._settings.redis.unordered
+            )
             await serve_app(app, await listening(place, "admin", stack), stack)
             return stack.pop_all()
         raise AssertionError
@@ -382,6 +384,7 @@ class Supervisor:
             workers=self._settings.worker_count,
             max_connections=sum(child.max_connections for child in first.children.values()),
             configured_connections=self._settings.limits.connections,
+            unordered=self._settings.redis.unordered,
         )
 
 

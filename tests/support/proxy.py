@@ -26,11 +26,13 @@ class Direction:
         passed: Bytes handed on so far.
         cut_after: Reset each connection after this many bytes of it went this way; None for never.
         swallow: Read bytes and forget them.
+        rewrite: What is replaced in what is read at once, by something of the same length.
     """
 
     passed: int = 0
     cut_after: int | None = None
     swallow: bool = False
+    rewrite: dict[bytes, bytes] = field(default_factory=dict)
     _gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -147,6 +149,8 @@ class FaultProxy:
             if direction.swallow and pair not in self._spared:
                 continue
             data = data if direction.cut_after is None else data[: max(0, direction.cut_after - passed)]
+            for old, new in direction.rewrite.items():
+                data = data.replace(old, new)
             if not _send(sink, data):
                 break
             passed += len(data)
