@@ -131,6 +131,13 @@ def test_a_contradiction_is_told_where_the_operator_wrote_something(tmp_path: Pa
     assert variable.endswith("; compare listen.port (env SSE_GATEWAY__LISTEN__PORT)")
 
 
+def test_an_unordered_server_has_one_worker(tmp_path: Path) -> None:
+    """Each of several would count a log of its own."""
+    (problem,) = problems(tmp_path, AUTH + "workers: 2\nredis: {unordered: true}\n")
+    assert problem.startswith("gw.yaml:2:10: workers: an unordered server is followed by one worker only")
+    assert load(tmp_path, AUTH + "redis: {unordered: true}\n").redis.unordered
+
+
 def test_a_value_that_is_wrong_by_itself_contradicts_nothing(tmp_path: Path) -> None:
     """Its default is not what the operator meant."""
     text = (
