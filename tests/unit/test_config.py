@@ -134,7 +134,7 @@ def test_a_contradiction_is_told_where_the_operator_wrote_something(tmp_path: Pa
 def test_an_unordered_server_has_one_worker(tmp_path: Path) -> None:
     """Each of several would count a log of its own."""
     (problem,) = problems(tmp_path, AUTH + "workers: 2\nredis: {unordered: true}\n")
-    assert problem.startswith("gw.yaml:2:10: workers: an unordered server is followed by one worker only")
+    assert problem.startswith("gw.yaml:2:1: workers: an unordered server is followed by one worker only")
     assert load(tmp_path, AUTH + "redis: {unordered: true}\n").redis.unordered
 
 
