@@ -178,20 +178,21 @@ async def spawn(number: int, start: Start, env: Mapping[str, str], owner: Owner)
     with theirs:
         wire = await Wire.open(ours)
         try:
-            process = _exec(theirs.fileno(), start.listeners, env)
+            process = _exec(theirs.fileno(), start, env)
         except OSError:
             await wire.close()
             raise
         return Child(number, start, wire, process, owner)
 
 
-def _exec(control: int, listeners: list[list[int]], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _exec(control: int, start: Start, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    memory = [descriptor for descriptor in (start.census, start.beside) if descriptor >= 0]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         return subprocess.Popen(  # noqa: S603 - our own program
             # -P: the package that is installed, whatever lies in the working directory.
             [sys.executable, "-P", "-m", "sse_gateway.worker", str(control)],
-            pass_fds=[control, *chain.from_iterable(listeners)],
+            pass_fds=[control, *memory, *chain.from_iterable(start.listeners)],
             stdin=subprocess.DEVNULL,
             env={name: value for name, value in env.items() if not name.startswith(_OWN)},
         )

@@ -115,6 +115,8 @@ class Delivery:
             return []
         for reason in pulled.gaps:
             self._tally.gaps[reason] += 1
+        if pulled.frames:
+            reader.sink.replayed(sum(map(len, pulled.frames)))
         reader.events += len(pulled.events)
         self._tally.deliveries += len(pulled.events)
         if pulled.is_at_head:

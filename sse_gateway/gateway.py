@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from sse_gateway import __version__
+from sse_gateway.addresses import TrustedProxies
 from sse_gateway.admin import admin_app, at_once
 from sse_gateway.channels import RuleTable
 from sse_gateway.errors import ConfigError
@@ -33,7 +34,7 @@ from sse_gateway.logs import log_event
 from sse_gateway.member import Member, control_channel, log_key
 from sse_gateway.metrics import Metrics
 from sse_gateway.source import Source
-from sse_gateway.streams import Streams, max_connections, take_descriptors
+from sse_gateway.streams import Streams, admission_of, max_connections, take_descriptors
 from sse_gateway.systemd import notify, watchdog_interval_s
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
+    from sse_gateway.census import Register
     from sse_gateway.channels import Rule
     from sse_gateway.errors import MessageError
     from sse_gateway.http import Handler
@@ -68,7 +70,13 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings, fallback: Handler | None = None, *, handover_dir: Path | None = None
+        self,
+        settings: Settings,
+        fallback: Handler | None = None,
+        *,
+        handover_dir: Path | None = None,
+        connections: int = 0,
+        register: Register | None = None,
     ) -> None:
         """Wire the parts; needs a running loop.
 
@@ -76,6 +84,8 @@ class Gateway:
             settings: Configuration.
             fallback: Answers what is not under ``/events`` on the public listener.
             handover_dir: See above.
+            connections: Streams of the node, where the settings name this worker's share; 0: they name all.
+            register: Where the node's workers count them; None: it counts alone.
         """
         if settings.auth.mode != "none":
             raise ConfigError(["auth.mode: this mode is not available yet"])
@@ -111,6 +121,8 @@ class Gateway:
             self.hub,
             settings.stream,
             limit,
+            admission=admission_of(settings, connections, register),
+            descriptors=self.max_descriptors,
             is_live=lambda: self.member.replica.is_synced,
             is_coming=lambda: self.member.replica.is_joining,
             kick=self.kick,
@@ -171,6 +183,7 @@ class Gateway:
             self._rules,
             max_channels=self._settings.stream.max_channels,
             origins=self._settings.cors.origins,
+            proxies=TrustedProxies(self._settings.limits.trusted_proxies),
             fallback=self._fallback,
         )
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sse_gateway import child as children
+from sse_gateway.census_memory import CensusMemory
 from sse_gateway.logs import log_event
 from sse_gateway.orders import Accept, Deafen, Drain, Start, Stop
 
@@ -104,9 +105,12 @@ class Generation:
         children: The processes that live, by slot.
         deaths: How often one ended unasked.
         problems: Why one refused the configuration; then none is started again.
+        census: In which the workers count their streams together.
     """
 
-    def __init__(self, settings: Settings, sockets: Sockets, means: Means, owner: Owner, *, is_first: bool) -> None:
+    def __init__(
+        self, settings: Settings, sockets: Sockets, means: Means, owner: Owner, former: Generation | None = None
+    ) -> None:
         """Nothing runs until `run`.
 
         Args:
@@ -114,13 +118,20 @@ class Generation:
             sockets: Bound for as many workers.
             means: What it has in common with others.
             owner: Hears what happens.
-            is_first: There is nobody to replace: accept without being told.
+            former: Whom it is to replace; None: it accepts without being told.
+
+        Raises:
+            ConfigError: There is no memory to count in.
         """
+        is_first = former is None
         self.settings = settings
         self.sockets = sockets
         self.children: dict[int, Child] = {}
         self.deaths = 0
         self.problems: tuple[str, ...] = ()
+        self._beside: CensusMemory | None = None if former is None else former.census
+        secret = b"" if self._beside is None else self._beside.census.secret
+        self.census: CensusMemory = CensusMemory.create(settings.worker_count, _share(settings, 0), secret)
         self._means = means
         self._owner = owner
         self._holds: dict[int, float | None] = dict.fromkeys(
@@ -148,6 +159,7 @@ class Generation:
                 watch.cancel()
         finally:
             self._kill()  # nobody is left, unless we have failed
+            self.census.close()
 
     async def _keep(self, slot: int) -> None:
         """Keep one worker alive."""
@@ -181,6 +193,7 @@ class Generation:
         if self._order is not None:
             child.tell(self._order)
         await child.wait()
+        self.census.clear(slot)
         del self.children[slot]
         self._lost.add(slot)
         self._owner.ended(child)
@@ -191,9 +204,8 @@ class Generation:
         return child
 
     def _start(self, slot: int) -> Start:
-        slots = len(self._holds)
-        total = self.settings.limits.connections
-        share = {"connections": total // slots + (slot < total % slots)}
+        share = {"connections": _share(self.settings, slot)}
+        beside = self._beside
         return Start(
             settings=self._document | {"limits": self._document["limits"] | share},
             slot=slot,
@@ -202,6 +214,9 @@ class Generation:
             hold_s=self._holds[slot],
             handover_dir=str(self._means.handover_dir),
             beat_s=min(1.0, self._means.watchdog_s / 4),
+            connections=self.settings.limits.connections,
+            census=self.census.descriptor,
+            beside=-1 if beside is None else beside.descriptor,
         )
 
     @staticmethod
@@ -332,6 +347,12 @@ class Generation:
         reports = [task.result() for task in asked]
         missing = set() if self.is_up and None not in reports else {MISSING}
         return missing.union(*(report.reasons for report in reports if report is not None))
+
+
+def _share(settings: Settings, slot: int) -> int:
+    """A worker's part of the node's connections."""
+    total, slots = settings.limits.connections, settings.worker_count
+    return total // slots + (slot < total % slots)
 
 
 def backoff_s(tries: int) -> float:

@@ -23,6 +23,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
+from sse_gateway.admission import Caller
 from sse_gateway.errors import ConfigError, RequestError
 from sse_gateway.frames import unavailable_frame
 from sse_gateway.logs import log_event
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
 
+    from sse_gateway.addresses import TrustedProxies
     from sse_gateway.channels import RuleTable
     from sse_gateway.reasons import Unavailable
 
@@ -84,14 +86,14 @@ def check_parser() -> None:
 class Streams(Protocol):
     """Who opens streams."""
 
-    async def refusal(self) -> Unavailable | None:
+    async def refusal(self, caller: Caller) -> Unavailable | None:
         """Why no stream can be opened now; counts a refusal."""
 
     def retry_ms(self) -> int:
         """Draw a reconnection time."""
 
     def open(
-        self, transport: asyncio.Transport, head: bytes, subscription: Subscription, *, chunked: bool
+        self, transport: asyncio.Transport, head: bytes, subscription: Subscription, *, chunked: bool, caller: Caller
     ) -> Unavailable | None:
         """Take the socket and begin a stream on it; or say why that cannot be now, and leave the socket."""
 
@@ -106,6 +108,7 @@ class Front:
         *,
         max_channels: int,
         origins: tuple[str, ...],
+        proxies: TrustedProxies,
         fallback: Handler | None = None,
     ) -> None:
         """Prepare.
@@ -115,12 +118,14 @@ class Front:
             rules: Who owns which channel.
             max_channels: Per stream.
             origins: Origins of other pages that may read.
+            proxies: Who is believed about a client's address.
             fallback: Answers what is not under ``/events``.
         """
         self._streams = streams
         self._rules = rules
         self._max_channels = max_channels
         self._origins = frozenset(origins)
+        self._proxies = proxies
         self._fallback = fallback
 
     def server(self) -> web.Server:
@@ -165,19 +170,27 @@ class Front:
             raise RequestError(400, "a request for a stream has no body")
         last_event_id = request.headers.get("Last-Event-ID")
         subscription = parse_subscription(name, query, last_event_id, self._rules, self._max_channels)
-        refusal = await self._streams.refusal()
+        caller = self._caller(request)
+        refusal = await self._streams.refusal(caller)
         if refusal is not None:
             return await self._refuse(request, refusal)
         if request.method == hdrs.METH_HEAD:
             return await self._empty(request)
-        return await self._open(request, subscription)
+        return await self._open(request, subscription, caller)
 
-    async def _open(self, request: web.BaseRequest, subscription: Subscription) -> web.StreamResponse:
+    def _caller(self, request: web.BaseRequest) -> Caller:
+        """Who asks, as far as limits are concerned."""
+        transport = request.transport
+        peer = None if transport is None else transport.get_extra_info("peername")
+        host = str(peer[0]) if isinstance(peer, tuple) else None
+        return Caller(self._proxies.client(host, request.headers.getall("X-Forwarded-For", ())))
+
+    async def _open(self, request: web.BaseRequest, subscription: Subscription, caller: Caller) -> web.StreamResponse:
         transport = request.transport
         if transport is not None and not transport.is_closing():
             chunked = request.version >= (1, 1)
             head = _head({**_STREAM_HEADERS, **self._cors(request)}, chunked=chunked)
-            refusal = self._streams.open(transport, head, subscription, chunked=chunked)
+            refusal = self._streams.open(transport, head, subscription, chunked=chunked, caller=caller)
             if refusal is not None:
                 return await self._refuse(request, refusal)
         return web.Response()  # to the server the client has just left: this is not written

@@ -38,6 +38,9 @@ class Start(msgspec.Struct, frozen=True, tag_field="kind", tag="start"):
         hold_s: Accept when ready, or after so long; None: only when told.
         handover_dir: Directory of its host's workers, for their sockets.
         beat_s: Report at least so often.
+        connections: Streams of the node; of an older supervisor none is known, and the share in the settings counts.
+        census: Descriptor of the memory in which the workers count; -1: each for itself.
+        beside: Likewise, of the generation that this one takes over from.
     """
 
     settings: dict[str, Any]
@@ -48,6 +51,9 @@ class Start(msgspec.Struct, frozen=True, tag_field="kind", tag="start"):
     handover_dir: str
     beat_s: float
     version: int = VERSION
+    connections: int = 0
+    census: int = -1
+    beside: int = -1
 
 
 class Accept(msgspec.Struct, frozen=True, tag_field="kind", tag="accept"):

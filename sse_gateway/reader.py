@@ -45,6 +45,9 @@ class Sink(Protocol):
     def wait_writable(self) -> None:
         """Call the hub's `advance` when the socket takes bytes again. Idempotent."""
 
+    def replayed(self, size: int) -> None:
+        """So many bytes of events that were are about to be written to it."""
+
     def abort(self, reason: CloseReason) -> None:
         """End the stream at once, without a word."""
 

@@ -117,6 +117,33 @@ class AccessFailure(StrEnum):
     """The application, or the issuer's keys, could not be reached: refused for now."""
 
 
+class Refusal(StrEnum):
+    """Why a new stream is refused for now, as counted and logged; the client is told less."""
+
+    DRAINING = "draining"
+    """The gateway stops."""
+    SOURCE = "source"
+    """The log is not there."""
+    FULL = "full"
+    """`limits.connections`, or no descriptor is left."""
+    ADDRESS = "address"
+    """`limits.connections_per_address`."""
+    SUBJECT = "subject"
+    """`limits.connections_per_subject`."""
+    RATE = "rate"
+    """`limits.connections_per_second`."""
+    REPLAY = "replay"
+    """`limits.replay_per_subject`."""
+
+    @property
+    def told(self) -> Unavailable:
+        """What the client is told."""
+        return _TOLD.get(self, Unavailable.FULL)
+
+
+_TOLD = {Refusal.DRAINING: Unavailable.DRAINING, Refusal.SOURCE: Unavailable.SOURCE}
+
+
 class RejectReason(StrEnum):
     """Why a published message was refused."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
+    from sse_gateway.admission import Place
     from sse_gateway.hub import Hub
     from sse_gateway.reader import Reader
 
@@ -50,6 +51,9 @@ class Owner(Protocol):
 
     def ended(self, stream: Stream, reason: CloseReason) -> None:
         """Called once, when a stream has left the hub."""
+
+    def replayed(self, stream: Stream, size: int) -> None:
+        """Called when so many bytes of events that were have been handed to it."""
 
     def closed(self, stream: Stream) -> None:
         """Called once, when its descriptor has been closed."""
@@ -106,18 +110,32 @@ class Stream:
     Attributes:
         fd: The descriptor; -1 once it is closed.
         reader: The reader, set right after both exist.
+        place: What it has taken of the node's limits.
         opened_at: Seconds of the loop's clock.
         expires_at: When `max_age` ends it, or 0.
         reason: Why it ended; None while it is open.
     """
 
-    __slots__ = ("_input", "_owner", "_rest", "_timer", "_waits", "expires_at", "fd", "opened_at", "reader", "reason")
+    __slots__ = (
+        "_input",
+        "_owner",
+        "_rest",
+        "_timer",
+        "_waits",
+        "expires_at",
+        "fd",
+        "opened_at",
+        "place",
+        "reader",
+        "reason",
+    )
 
     reader: Reader
 
-    def __init__(self, fd: int, owner: Owner, opened_at: float) -> None:
+    def __init__(self, fd: int, owner: Owner, opened_at: float, place: Place) -> None:
         self.fd = fd
         self.opened_at = opened_at
+        self.place = place
         self.expires_at = 0.0
         self.reason: CloseReason | None = None
         self._owner = owner
@@ -136,6 +154,10 @@ class Stream:
         if not self._waits and self.fd >= 0:
             self._waits = True
             self._owner.loop.add_writer(self.fd, self._on_writable)
+
+    def replayed(self, size: int) -> None:
+        """Events that were have been handed over; counted against the budget of whoever asked."""
+        self._owner.replayed(self, size)
 
     def abort(self, reason: CloseReason) -> None:
         """End at once, without a word. Idempotent.

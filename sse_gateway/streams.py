@@ -16,21 +16,27 @@ import errno
 import logging
 import random
 import resource
+import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sse_gateway.admission import NOBODY, Admission, Place, Quotas
+from sse_gateway.census import SECRET_BYTES, alone
 from sse_gateway.errors import ConfigError
 from sse_gateway.logs import log_event
 from sse_gateway.reader import Framing, Reader
-from sse_gateway.reasons import CloseReason, Unavailable
+from sse_gateway.reasons import CloseReason, Refusal
 from sse_gateway.stream import LINGER_S, Stream, take_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sse_gateway.admission import Caller
+    from sse_gateway.census import Register
     from sse_gateway.hub import Hub
-    from sse_gateway.settings import StreamSettings
+    from sse_gateway.reasons import Unavailable
+    from sse_gateway.settings import Settings, StreamSettings
     from sse_gateway.subscription import Subscription
 
 LATE_S = 1.0
@@ -45,6 +51,9 @@ LOG_WAIT_S = 2.0
 RESERVED_DESCRIPTORS = 128
 """Kept for Redis, the admin listener, log and requests that are being answered."""
 
+REFUSED_LOG_S = 1.0
+"""At most one line a second and reason about streams refused for now."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +63,7 @@ class Streams:
     Attributes:
         hub: The core.
         loop: The loop they live on.
-        limit: Streams at most.
+        limit: Streams at most: of the node's, this process's share.
         open_streams: Those that have not ended.
         is_draining: The end has begun.
         is_refusing: No new ones are taken, for good.
@@ -66,6 +75,8 @@ class Streams:
         settings: StreamSettings,
         limit: int,
         *,
+        admission: Admission,
+        descriptors: int,
         is_live: Callable[[], bool],
         kick: Callable[[], None],
         is_coming: Callable[[], bool] = lambda: False,
@@ -75,7 +86,9 @@ class Streams:
         Args:
             hub: The core.
             settings: Bounds and times of a stream.
-            limit: Streams at most.
+            limit: This process's share of the node's streams.
+            admission: Who may have one; it knows the node's.
+            descriptors: That this process may have: of the node's streams it takes no more than these allow.
             is_live: Whether the log is there.
             kick: Has the hub's work done soon.
             is_coming: Whether the log is about to be there.
@@ -88,6 +101,10 @@ class Streams:
         self.is_refusing = False
         self.kick = kick
         self._settings = settings
+        self._admission = admission
+        self._most = descriptors - RESERVED_DESCRIPTORS
+        self._told_at: dict[Refusal, float] = {}
+        self._untold = dict.fromkeys(Refusal, 0)
         self._is_live = is_live
         self._is_coming = is_coming
         self._changed = asyncio.Event()
@@ -102,17 +119,26 @@ class Streams:
         """The clock of everything here, seconds. uvloop's own stands still within a turn of the loop."""
         return time.monotonic()
 
-    async def refusal(self) -> Unavailable | None:
+    async def refusal(self, caller: Caller = NOBODY) -> Unavailable | None:
         """Why no stream can be opened now; counts a refusal. A log that is just coming is waited for."""
         reason = self.unavailable()
-        if reason is Unavailable.SOURCE and self._is_coming():
+        if reason is Refusal.SOURCE and self._is_coming():
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOG_WAIT_S):
                     await self._changed.wait()
             reason = self.unavailable()
-        if reason is not None:
-            self.hub.tally.refused[reason] += 1
-        return reason
+        return None if reason is None else self._refused(reason, caller)
+
+    def _refused(self, reason: Refusal, caller: Caller) -> Unavailable:
+        """Count a refusal, and tell the log now and then."""
+        self.hub.tally.refused[reason] += 1
+        self._untold[reason] += 1
+        now = self.now()
+        if now - self._told_at.get(reason, -REFUSED_LOG_S) >= REFUSED_LOG_S:
+            self._told_at[reason] = now
+            count, self._untold[reason] = self._untold[reason], 0
+            log_event(_log, logging.WARNING, "stream.refused", reason=reason, count=count, address=caller.address)
+        return reason.told
 
     def log_changed(self) -> None:
         """The log is there, or no more: whoever waits for it looks again."""
@@ -124,14 +150,14 @@ class Streams:
         for stream in list(self.open_streams):
             stream.end(CloseReason.ERROR)
 
-    def unavailable(self) -> Unavailable | None:
-        """Why no stream can be opened now."""
+    def unavailable(self) -> Refusal | None:
+        """Why no stream can be opened now, whoever asks."""
         if self.is_refusing:
-            return Unavailable.DRAINING
+            return Refusal.DRAINING
         if not self._is_live():
-            return Unavailable.SOURCE
-        if len(self.open_streams) + len(self._closing) >= self.limit:
-            return Unavailable.FULL
+            return Refusal.SOURCE
+        if self._admission.is_full or len(self.open_streams) + len(self._closing) >= self._most:
+            return Refusal.FULL
         return None
 
     def retry_ms(self) -> int:
@@ -139,10 +165,19 @@ class Streams:
         return max(1, round(self._settings.retry_s * 1000 * random.uniform(0.5, 1.5)))
 
     def open(
-        self, transport: asyncio.Transport, head: bytes, subscription: Subscription, *, chunked: bool
+        self,
+        transport: asyncio.Transport,
+        head: bytes,
+        subscription: Subscription,
+        *,
+        chunked: bool,
+        caller: Caller = NOBODY,
     ) -> Unavailable | None:
         """Take the socket and begin a stream on it; or say why that cannot be now, and leave the socket."""
         now = self.now()
+        place = self._admission.enter(caller, now, replays=subscription.wants_replay)
+        if not isinstance(place, Place):
+            return self._refused(place, caller)
         settings = self._settings
         try:
             fd = take_socket(
@@ -151,12 +186,12 @@ class Streams:
                 write_timeout_s=settings.write_timeout_s,
             )
         except OSError as error:
+            self._admission.leave(place)
             if error.errno in {errno.EMFILE, errno.ENFILE}:  # connections without a stream hold them
-                self.hub.tally.refused[Unavailable.FULL] += 1
-                return Unavailable.FULL
+                return self._refused(Refusal.FULL, caller)
             log_event(_log, logging.DEBUG, "stream.not_opened", reason=str(error))
             return None
-        stream = Stream(fd, self, now)
+        stream = Stream(fd, self, now, place)
         self.open_streams[stream] = None
         framing = Framing(chunked=chunked, wrapped=subscription.wrap)
         stream.reader = Reader(stream, subscription.follow, framing, self.retry_ms())
@@ -194,9 +229,14 @@ class Streams:
             replay=reader.replay,
         )
 
+    def replayed(self, stream: Stream, size: int) -> None:
+        """A stream has sent so many bytes of replay."""
+        self._admission.pay(stream.place, size, self.now())
+
     def closed(self, stream: Stream) -> None:
         """Its descriptor is closed."""
         self._closing.pop(stream, None)
+        self._admission.leave(stream.place)
         if self.is_draining and not self.open_streams and not self._closing:
             self._all_closed.set()
 
@@ -248,6 +288,27 @@ class Streams:
         for stream in list(self.open_streams):
             stream.end(CloseReason.DRAIN)
         self._all_closed.set()
+
+
+def admission_of(settings: Settings, connections: int, register: Register | None) -> Admission:
+    """Who may have a stream.
+
+    Args:
+        settings: Configuration.
+        connections: Streams of the node, where the settings name this worker's share; 0: they name all.
+        register: Where the node's workers count them; None: this process counts alone.
+    """
+    limits = settings.limits
+    quotas = Quotas(
+        connections or limits.connections,
+        limits.connections_per_address,
+        limits.connections_per_subject,
+        limits.connections_per_second,
+        limits.replay_per_subject,
+    )
+    if register is None:
+        register = alone(quotas.streams if quotas.are_personal else 1, secrets.token_bytes(SECRET_BYTES))
+    return Admission(quotas, register)
 
 
 def max_connections(wanted: int, descriptors: int) -> int:

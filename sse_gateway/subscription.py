@@ -45,6 +45,15 @@ class Subscription:
     replay: int | None
     wrap: bool
 
+    @property
+    def wants_replay(self) -> bool:
+        """Whether it may be sent events that were."""
+        if self.cursor is not None or self.replay:
+            return True
+        rules = [rule for _, rule in self.follow.exact]
+        rules += [rule for _, owners in self.follow.prefixes for rule in owners]
+        return self.replay is None and any(rule.replay_on_connect for rule in rules)
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:

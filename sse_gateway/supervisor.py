@@ -173,7 +173,7 @@ class Supervisor:
         raise AssertionError
 
     def _begin(self, group: asyncio.TaskGroup, settings: Settings, sockets: Sockets) -> Generation:
-        generation = Generation(settings, sockets, self._means, self, is_first=self._current is None)
+        generation = Generation(settings, sockets, self._means, self, former=self._current)
         self._generations.append(generation)
         if self._stops:
             generation.hurry()

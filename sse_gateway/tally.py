@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, TypeVar
 
-from sse_gateway.reasons import CloseReason, GapReason, Policy, RejectReason, Replay, Unavailable
+from sse_gateway.reasons import CloseReason, GapReason, Policy, Refusal, RejectReason, Replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +76,7 @@ class Tally:
         self.replays = _zero(Replay)
         self.opened = 0
         self.closed = _zero(CloseReason)
-        self.refused = _zero(Unavailable)
+        self.refused = _zero(Refusal)
         self.latency = Histogram()
         self.publish_latency = Histogram()
         self.round_trip = Histogram()

@@ -20,6 +20,7 @@ import asyncio
 import faulthandler
 import logging
 import math
+import os
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, NoReturn
 import uvloop
 
 from sse_gateway.aggregate import snapshot
+from sse_gateway.census_memory import join
 from sse_gateway.errors import ConfigError, GatewayError
 from sse_gateway.gateway import Gateway
 from sse_gateway.logs import configure_logging, log_event
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.core import Metric
+
+    from sse_gateway.census import Register
 
 EXIT_OK = 0
 EXIT_INTERNAL = 70
@@ -101,7 +105,12 @@ class Worker:
         """Wire the gateway; needs a running loop."""
         self._wire = wire
         self._start = start
-        self._gateway = Gateway(settings, handover_dir=Path(start.handover_dir))
+        self._gateway = Gateway(
+            settings,
+            handover_dir=Path(start.handover_dir),
+            connections=start.connections,
+            register=_register(start),
+        )
         self._up = asyncio.Event()
         self._rows = start.rows
         self._may_accept = False
@@ -192,6 +201,16 @@ class Worker:
 
     def _report(self, metrics: Iterable[Metric], answers: int = 0) -> None:
         self._wire.send(Report(self._gateway.unready(), snapshot(metrics), self._accepts, answers))
+
+
+def _register(start: Start) -> Register | None:
+    """Where it counts its streams, together with the other workers; None without such a place."""
+    if start.census < 0:
+        return None
+    for descriptor in (start.census, start.beside):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - it has no keyword
+    return join(start.slot, start.census, start.beside if start.beside >= 0 else None)
 
 
 def _adopt(descriptor: int) -> socket.socket:

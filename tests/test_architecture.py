@@ -20,6 +20,7 @@ LAYERS: dict[int, frozenset[str]] = {
     1: frozenset(
         {
             "addresses",
+            "census",
             "audience",
             "audiences",
             "checkpoints",
@@ -37,12 +38,13 @@ LAYERS: dict[int, frozenset[str]] = {
         | {"intake", "joining", "log", "opening", "outbox", "placement", "reader", "replay", "snapshot"}
         | {"subscription", "tally", "timeline", "tokens", "window"}
     ),
-    2: frozenset({"hub", "offers", "replica"}),
+    2: frozenset({"admission", "hub", "offers", "replica"}),
     3: frozenset(
         {
             "admin",
             "aggregate",
             "auth_settings",
+            "census_memory",
             "config",
             "conflicts",
             "document",

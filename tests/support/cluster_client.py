@@ -108,6 +108,9 @@ class Client:
         """See `Sink`."""
         self.waits = True
 
+    def replayed(self, size: int) -> None:
+        """See `Sink`."""
+
     def abort(self, reason: CloseReason) -> None:
         """See `Sink`."""
         if self.reader.phase is not Phase.ENDED:

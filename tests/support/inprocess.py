@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
+from sse_gateway.addresses import TrustedProxies
+from sse_gateway.admission import NOBODY, Admission, Quotas
+from sse_gateway.census import SECRET_BYTES, alone
 from sse_gateway.channels import RuleTable
 from sse_gateway.gateway import Gateway
 from sse_gateway.http import Front
@@ -27,6 +30,7 @@ from tests.support.gateway_process import configuration, poll
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sse_gateway.admission import Caller
     from sse_gateway.reasons import Unavailable
     from sse_gateway.subscription import Subscription
     from tests.support.gateway_process import Config
@@ -70,18 +74,30 @@ class GatedStreams(Streams):
 
     def __init__(self, gateway: Gateway, settings: Settings) -> None:
         super().__init__(
-            gateway.hub, settings.stream, settings.limits.connections, is_live=lambda: True, kick=gateway.kick
+            gateway.hub,
+            settings.stream,
+            settings.limits.connections,
+            admission=Admission(Quotas(settings.limits.connections), alone(1, bytes(SECRET_BYTES))),
+            descriptors=1 << 20,
+            is_live=lambda: True,
+            kick=gateway.kick,
         )
         self.before = Gate()
         self.between = Gate()
         self.descriptors: list[int] = []
 
     def open(
-        self, transport: asyncio.Transport, head: bytes, subscription: Subscription, *, chunked: bool
+        self,
+        transport: asyncio.Transport,
+        head: bytes,
+        subscription: Subscription,
+        *,
+        chunked: bool,
+        caller: Caller = NOBODY,
     ) -> Unavailable | None:
         """Pass the first gate, and open a stream."""
         self.before.pass_through()
-        return super().open(transport, head, subscription, chunked=chunked)
+        return super().open(transport, head, subscription, chunked=chunked, caller=caller)
 
     def retry_ms(self) -> int:
         """Pass the second gate: this is drawn once per stream, right after its socket has been taken."""
@@ -167,7 +183,13 @@ class InProcess:
         self.gateway = Gateway(settings)
         self.gateway.streams = self.streams = GatedStreams(self.gateway, settings)
         self.gateway.hub.begin_epoch(draw_name(), GapReason.SOURCE, self.streams.now())
-        front = Front(self.streams, RuleTable(settings.rules), max_channels=64, origins=settings.cors.origins)
+        front = Front(
+            self.streams,
+            RuleTable(settings.rules),
+            max_channels=64,
+            origins=settings.cors.origins,
+            proxies=TrustedProxies([]),
+        )
         self.server = front.server()
         runner = web.ServerRunner(self.server)
         await runner.setup()

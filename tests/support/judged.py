@@ -69,6 +69,9 @@ class Client:
         """See `Sink`."""
         self.waits = True
 
+    def replayed(self, size: int) -> None:
+        """See `Sink`."""
+
     def abort(self, reason: CloseReason) -> None:
         """See `Sink`."""
         if self.reason is None:

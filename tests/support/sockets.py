@@ -21,6 +21,7 @@ class FakeSocket:
         room: Bytes that it still takes.
         taken: Bytes that it has taken.
         is_gone: The client has closed the connection; writing fails.
+        replays: Bytes of events that the core called a replay.
         waits: How often the core has begun to wait until it takes bytes again.
         aborted: Why the core has ended it, or None.
         on_abort: What else happens then, as a shell would leave the hub.
@@ -31,6 +32,7 @@ class FakeSocket:
         self.room = room
         self.taken = b""
         self.is_gone = False
+        self.replays = 0
         self.waits = 0
         self.aborted: CloseReason | None = None
         self.on_abort: Callable[[CloseReason], None] | None = None
@@ -49,6 +51,10 @@ class FakeSocket:
     def wait_writable(self) -> None:
         """Note that the core waits."""
         self.waits += 1
+
+    def replayed(self, size: int) -> None:
+        """Add up what the core says of replays."""
+        self.replays += size
 
     def abort(self, reason: CloseReason) -> None:
         """Note why the core has ended it; the first reason counts."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sse_gateway.reasons import CloseReason, Format, GapReason, Policy, RejectReason, Replay, Unavailable
+from sse_gateway.reasons import CloseReason, Format, GapReason, Policy, Refusal, RejectReason, Replay, Unavailable
 
 if TYPE_CHECKING:
     from enum import StrEnum
 
-SETS: list[type[StrEnum]] = [Policy, Format, GapReason, Replay, CloseReason, Unavailable, RejectReason]
+SETS: list[type[StrEnum]] = [Policy, Format, GapReason, Replay, CloseReason, Unavailable, Refusal, RejectReason]
 
 
 @pytest.mark.parametrize("reasons", SETS)
@@ -27,7 +27,7 @@ def test_the_words_of_the_stream_are_these() -> None:
     """Clients compare them: a new one is a change of the protocol."""
     assert {*GapReason} == {"window", "overflow", "source", "epoch", "cursor"}
     assert {*Replay} == {"none", "complete", "gap"}
-    assert {*Unavailable} == {"draining", "full", "source"}
+    assert {*Unavailable} == {"draining", "full", "source"} == {refusal.told for refusal in Refusal}
     assert {"drain", "max_age", "expired", "revoked", "error"} <= {*CloseReason}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -310,3 +311,14 @@ def test_the_values_of_any_parameter_can_be_asked_for() -> None:
 
     assert parameter_values(query, "token") == ["a.b", "c d", ""]
     assert parameter_values("", "token") == []
+
+
+def test_who_may_be_sent_a_replay() -> None:
+    """Whoever resumes, asks for events that were, or follows a rule that gives some to everybody."""
+    eager = RuleTable([replace(REST, replay_on_connect=3)])
+    assert ask("channel=a", header="x").wants_replay
+    assert ask("channel=a&replay=1").wants_replay
+    assert not ask("channel=a&channel=b*").wants_replay
+    assert not ask("channel=a&replay=0", rules=eager).wants_replay
+    assert ask("channel=a", rules=eager).wants_replay
+    assert ask("channel=a*", rules=eager).wants_replay

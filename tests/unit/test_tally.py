@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sse_gateway.reasons import CloseReason, GapReason, Policy, RejectReason, Replay, Unavailable
+from sse_gateway.reasons import CloseReason, GapReason, Policy, Refusal, RejectReason, Replay
 from sse_gateway.tally import LATENCY_BOUNDS_S, Histogram, Tally
 
 
@@ -34,6 +34,6 @@ def test_every_label_begins_at_zero() -> None:
         (tally.gaps, GapReason),
         (tally.replays, Replay),
         (tally.closed, CloseReason),
-        (tally.refused, Unavailable),
+        (tally.refused, Refusal),
     ]:
         assert counters == dict.fromkeys(labels, 0)
