@@ -6,8 +6,8 @@
  * A full socket is waited for: the floor loses nothing.
  *
  * Protocol: prints {"what":"listening","port":P}; accepts --streams connections; on the line
- * "start T COUNT" on stdin, publishes COUNT events, event k at T + (k-1)/rate (CLOCK_MONOTONIC, ns); prints
- * {"what":"published",...}; ends at the end of stdin or after --max-seconds.
+ * "start T FIRST COUNT RATE" on stdin, publishes COUNT events from number FIRST on, the k-th of them at T + k/RATE
+ * (CLOCK_MONOTONIC, ns; k from 0); prints {"what":"published",...}; ends at the end of stdin or after --max-seconds.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,6 +27,8 @@
 #include <unistd.h>
 
 #define CHUNK_MAX (32 * 1024)
+#define PAYLOAD_MAX (64 * 1024)
+#define COMPACT_BYTES 34       /* payloads below are in the compact form of payload.py */
 
 static const char head[] =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n"
@@ -88,28 +90,32 @@ static int listen_on_loopback(void) {
 static size_t encode(char *out, uint64_t seq, uint64_t intended) {
     int n = sprintf(out, "id: floor0000000-%llu-%012llx\ndata: ", (unsigned long long)seq,
                     (unsigned long long)seq * 2654435761u & 0xffffffffffffull);
-    int data = sprintf(out + n, "%016llx %016llx ", (unsigned long long)seq, (unsigned long long)intended);
+    int data = payload_bytes < COMPACT_BYTES
+        ? sprintf(out + n, "%08llx %011llx", (unsigned long long)seq, (unsigned long long)intended / 1000)
+        : sprintf(out + n, "%016llx %016llx ", (unsigned long long)seq, (unsigned long long)intended);
     memset(out + n + data, 'x', (size_t)(payload_bytes - data));
     n += payload_bytes;
     memcpy(out + n, "\n\n", 2);
     return (size_t)n + 2;
 }
 
+static uint64_t due(uint64_t start, uint64_t number) { return start + (uint64_t)((double)number * 1e9 / rate); }
+
 /* Room for the length line stands before the frames, so that one buffer is sent as it is. */
-static void publish(uint64_t start, uint64_t count) {
-    static char buffer[16 + CHUNK_MAX + 2048];
-    uint64_t seq = 1, sends = 0, latest = 0;
-    while (seq <= count) {
-        uint64_t intended = start + (uint64_t)((double)(seq - 1) * 1e9 / rate), now = now_ns();
+static void publish(uint64_t start, uint64_t first, uint64_t count) {
+    static char buffer[16 + CHUNK_MAX + PAYLOAD_MAX + 128];
+    uint64_t seq = first, end = first + count, sends = 0, latest = 0;
+    while (seq < end) {
+        uint64_t intended = due(start, seq - first), now = now_ns();
         if (now < intended) {
             sleep_until(intended);
             now = now_ns();
         }
         if (now - intended > latest) latest = now - intended;
         size_t used = 0;
-        while (seq <= count && used < CHUNK_MAX && intended <= now) {
+        while (seq < end && used < CHUNK_MAX && intended <= now) {
             used += encode(buffer + 16 + used, seq++, intended);
-            intended = start + (uint64_t)((double)(seq - 1) * 1e9 / rate);
+            intended = due(start, seq - first);
         }
         char length[16];
         int n = snprintf(length, sizeof length, "%zx\r\n", used);
@@ -124,23 +130,22 @@ static void publish(uint64_t start, uint64_t count) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"streams", 1, 0, 'n'}, {"rate", 1, 0, 'r'},
+    static const struct option options[] = {{"streams", 1, 0, 'n'},
         {"payload-bytes", 1, 0, 'b'}, {"max-seconds", 1, 0, 't'}, {0, 0, 0, 0}};
     int option;
     unsigned max_seconds = 300;
-    unsigned long long start, count;
+    unsigned long long start, first, count;
     char line[128];
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
         case 'n': n_streams = atoi(optarg); break;
-        case 'r': rate = atof(optarg); break;
         case 'b': payload_bytes = atoi(optarg); break;
         case 't': max_seconds = (unsigned)atoi(optarg); break;
         default: exit(64);
         }
     }
-    if (n_streams <= 0 || rate <= 0 || payload_bytes < 34 || payload_bytes > 1024)
-        fprintf(stderr, "usage: floor --streams N --rate R [--payload-bytes 34-1024]\n"), exit(64);
+    if (n_streams <= 0 || payload_bytes < 20 || payload_bytes > PAYLOAD_MAX)
+        fprintf(stderr, "usage: floor --streams N [--payload-bytes 20-65536]\n"), exit(64);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     alarm(max_seconds);
     int listener = listen_on_loopback();
@@ -151,6 +156,6 @@ int main(int argc, char **argv) {
         answer(fds[i]);
     }
     while (fgets(line, sizeof line, stdin))
-        if (sscanf(line, "start %llu %llu", &start, &count) == 2) publish(start, count);
+        if (sscanf(line, "start %llu %llu %llu %lf", &start, &first, &count, &rate) == 4) publish(start, first, count);
     return 0;
 }

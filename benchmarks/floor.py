@@ -49,24 +49,25 @@ def write_rest(fd: int, rest: bytes) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
-def encode(seq: int, start_ns: int, rate: float, size: int) -> bytes:
+def encode(seq: int, due_ns: int, size: int) -> bytes:
     """Return one frame of the gateway's size, its id of the same form."""
     check = seq * 2654435761 & 0xFFFFFFFFFFFF
-    data = payload(seq, intended_ns(seq, start_ns, rate), size)
+    data = payload(seq, due_ns, size)
     return b"id: floor0000000-%d-%012x\ndata: %b\n\n" % (seq, check, data)
 
 
-def publish(fds: list[int], start_ns: int, count: int, rate: float, size: int) -> int:
+def publish(fds: list[int], order: tuple[int, int, int, float], size: int) -> int:
     """Write every event to every descriptor; return the number of writes."""
-    seq, writes, per_chunk = 1, 0, CHUNK_MAX // (size + 64)
-    while seq <= count:
-        due, now = intended_ns(seq, start_ns, rate), time.monotonic_ns()
+    start_ns, first, count, rate = order
+    number, writes, per_chunk = 0, 0, max(1, CHUNK_MAX // (size + 64))
+    while number < count:
+        due, now = intended_ns(number, start_ns, rate), time.monotonic_ns()
         if now < due:
             time.sleep((due - now) / 1e9)
             now = time.monotonic_ns()
-        last = max(seq, min(count, 1 + int((now - start_ns) * rate / 1e9), seq + per_chunk - 1))
-        frames = b"".join([encode(k, start_ns, rate, size) for k in range(seq, last + 1)])
-        seq = last + 1
+        end = max(number + 1, min(count, 1 + int((now - start_ns) * rate / 1e9), number + per_chunk))
+        frames = b"".join([encode(first + k, intended_ns(k, start_ns, rate), size) for k in range(number, end)])
+        number = end
         chunk = b"%x\r\n%b\r\n" % (len(frames), frames)
         whole, write = len(chunk), os.write
         for fd in fds:
@@ -81,10 +82,9 @@ def publish(fds: list[int], start_ns: int, count: int, rate: float, size: int) -
 
 
 def main() -> None:
-    """Accept the streams, then obey ``start T COUNT`` lines until the end of stdin."""
+    """Accept the streams, then obey ``start T FIRST COUNT RATE`` lines until the end of stdin."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, required=True)
-    parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--payload-bytes", type=int, default=100)
     parser.add_argument("--max-seconds", type=int, default=300)
     args = parser.parse_args()
@@ -98,8 +98,8 @@ def main() -> None:
         clients.append(client)
     fds = [client.fileno() for client in clients]
     for line in sys.stdin:
-        _verb, start, count = line.split()
-        writes = publish(fds, int(start), int(count), args.rate, args.payload_bytes)
+        _verb, start, first, count, rate = line.split()
+        writes = publish(fds, (int(start), int(first), int(count), float(rate)), args.payload_bytes)
         say(what="published", count=int(count), sends=writes)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cores import Ticks, busy, read_ticks
+from benchmarks.observe import metric
 from benchmarks.parts import Part, python
 from benchmarks.servers import START, Load, Server, Stage
 
@@ -20,8 +21,14 @@ START_DELAY_S = 0.5
 DRAIN_S = 20
 """How long the client may still receive after the last event was published; what comes later is lost."""
 
-FIRST_S = 2
-"""How long the server may take to free what it needed only for opening the first streams."""
+BEHIND_S = 1
+"""The same for a peer: what is behind after it stays so for minutes, and is shown as never come."""
+
+ACTIONS = ("dropped_events", "streams_closed")
+"""What a gateway's policies do to the stalled; its metrics."""
+
+OURS = ("floor", "gateway")
+"""How the names of servers begin that must deliver everything."""
 
 Row = dict[str, Any]
 """What was measured, by name; goes into the JSON report as it is."""
@@ -54,50 +61,21 @@ def delivery(stage: Stage, name: str, load: Load, timing: Timing, say: Callable[
     """Publish at a fixed rate to open streams; return CPU per delivery, latency and what was not delivered."""
     with running(stage, name, load) as server, streams(stage, server, load) as client:
         say(f"{load.streams} streams open, publishing {load.rate:g}/s for {timing.total_s():.0f} s")
-        count = round(load.rate * timing.total_s())
+        count = load.whole(timing.total_s())
         start_ns = time.monotonic_ns() + int(START_DELAY_S * 1e9)
         with publishing(stage, server, load, start_ns, count) as publisher:
             sleep_until(start_ns, timing.warmup_s)
             load_parts = [client, stage.redis, *server.others, *([] if server.is_floor else [publisher])]
-            before = _sample(stage, server.part, load_parts)
+            before = sample(stage, server.part, load_parts)
+            stage.profiler.begin(server.part, timing.window_s)
             sleep_until(start_ns, timing.warmup_s + timing.window_s)
-            after = _sample(stage, server.part, load_parts)
+            after = sample(stage, server.part, load_parts)
             published = publisher.hear(timing.cooldown_s + DRAIN_S)
+        drain_s = DRAIN_S if name.startswith(OURS) else BEHIND_S
         row: Row = {"server": name, "rss_bytes": server.part.rss_bytes(), "published": published}
-        return row | _window(stage, before, after) | verdict(finish(client, load, count), load, count)
-
-
-def memory(stage: Stage, name: str, load: Load, settle_s: float, path: str, say: Callable[[str], None]) -> Row:
-    """Open idle streams; return the growth of resident memory per stream.
-
-    The first streams fill what the start has left free in the heap, and are not counted: without them the
-    first megabyte would look free of charge.
-    """
-    kind, _, _variant = name.partition(" ")
-    first = replace(load, streams=max(1, load.streams // 10))
-    with (
-        running(stage, kind, load) as server,
-        streams(stage, server, first, path=path.replace("load", "first"), name="first-client"),
-    ):
-        time.sleep(FIRST_S)
-        before = server.part.rss_bytes()
-        begun = time.monotonic()
-        with streams(stage, server, load, path=path) as client:
-            opened_s = time.monotonic() - begun
-            say(f"{load.streams} streams open after {opened_s:.1f} s, idle for {settle_s:.0f} s")
-            time.sleep(settle_s)
-            after, aside = server.part.rss_bytes(), server.part.aside_bytes()
-            state = client.ask("mark")
-    return {
-        "server": name,
-        "rss_before": before,
-        "rss_after": after,
-        "rss_aside": aside,
-        "bytes_per_stream": (after - before) / load.streams,
-        "opened_s": opened_s,
-        "closed": state["closed"],
-        "is_right": state["closed"] == 0,
-    }
+        if load.stalled:
+            row["overflowed"] = sum(metric(server, f"sse_gateway_{what}_total") for what in ACTIONS)
+        return row | window(stage, before, after) | verdict(finish(client, load, count, drain_s), load, count)
 
 
 @contextlib.contextmanager
@@ -112,33 +90,63 @@ def running(stage: Stage, name: str, load: Load) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def streams(
-    stage: Stage, server: Server, load: Load, path: str = "/events/load", name: str = "load-client"
+    stage: Stage, server: Server, load: Load, path: str | None = None, name: str = "load-client", *options: object
 ) -> Iterator[Part]:
     """Run the load client; yields it when all streams are open."""
-    command = [str(stage.directory / "load_client"), "--port", str(server.port), "--path", path]
-    command += ["--streams", str(load.streams), "--payload-bytes", str(load.payload_bytes)]
-    command += ["--max-seconds", str(load.max_seconds)]
-    client = Part(name, command, core=stage.cores.load, directory=stage.directory)
+    client = launch_client(stage, server, load, path, name, *options)
     try:
-        state = client.hear(60)
-        if state["open"] != load.streams or state["closed"]:
-            raise client.failure(f"opened {state['open'] - state['closed']} of {load.streams} streams")
+        await_open(client, load, 90)
         yield client
     finally:
         client.stop()
 
 
+def launch_client(
+    stage: Stage, server: Server, load: Load, path: str | None = None, name: str = "load-client", *options: object
+) -> Part:
+    """Start the load client, and do not wait until its streams are open."""
+    command = [str(stage.directory / "load_client"), "--port", str(server.port), "--path", path or load.path]
+    command += ["--streams", str(load.streams + load.stalled), "--stalled", str(load.stalled)]
+    command += ["--payload-bytes", str(load.payload_bytes), "--max-seconds", str(load.max_seconds)]
+    return Part(name, [*command, *map(str, options)], core=stage.cores.load, directory=stage.directory)
+
+
+def await_open(client: Part, load: Load, timeout_s: float) -> None:
+    """Wait until all streams are open.
+
+    Raises:
+        BenchmarkError: Not all are.
+    """
+    state = client.hear(timeout_s)
+    if state["open"] != load.streams + load.stalled or state["closed"]:
+        raise client.failure(f"opened {state['open'] - state['closed']} of {load.streams + load.stalled} streams")
+
+
 @contextlib.contextmanager
 def publishing(stage: Stage, server: Server, load: Load, start_ns: int, count: int) -> Iterator[Part]:
     """Publish; yields who will say so when it is done."""
+    with publisher_of(stage, server, load) as publisher:
+        publish(publisher, start_ns, 1, count, load.rate)
+        yield publisher
+
+
+def publish(publisher: Part, start_ns: int, first: int, count: int, rate: float) -> None:
+    """Have events published from a moment on; the publisher says so when it is done."""
+    publisher.tell(f"start {start_ns} {first} {count} {rate:.6f}")
+
+
+@contextlib.contextmanager
+def publisher_of(stage: Stage, server: Server, load: Load) -> Iterator[Part]:
+    """Run who publishes to a server; it obeys `publish`."""
     if server.is_floor:
-        server.part.tell(f"start {start_ns} {count}")
         yield server.part
         return
-    options = ("--redis-port", stage.redis_port, "--channel", "bench:load", "--rate", load.rate, "--count", count)
-    command = python("benchmarks.publisher", *options, "--start", start_ns, "--payload-bytes", load.payload_bytes)
+    options = ["--port", server.port, "--http"] if server.is_posted_to else ["--port", stage.redis_port]
+    options += ["--spread", load.spread, "--per-stream", load.per_stream, "--payload-bytes", load.payload_bytes]
+    command = python("benchmarks.publisher", *options)
     publisher = Part("publisher", command, core=stage.cores.load, directory=stage.directory)
     try:
+        publisher.hear(20)
         yield publisher
     finally:
         publisher.stop()
@@ -149,13 +157,13 @@ def sleep_until(start_ns: int, after_s: float) -> None:
     time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9 + after_s))
 
 
-def _sample(stage: Stage, server: Part, load_parts: list[Part]) -> Sample:
+def sample(stage: Stage, server: Part, load_parts: list[Part]) -> Sample:
     """Read all counters; the load client is the first of the parts on the load core."""
     mark = load_parts[0].ask("mark")
     return Sample(mark, server.cpu_s(), sum(part.cpu_s() for part in load_parts), read_ticks(stage.cores))
 
 
-def _window(stage: Stage, before: Sample, after: Sample) -> Row:
+def window(stage: Stage, before: Sample, after: Sample) -> Row:
     """Return the differences over the steady window."""
     seconds = (after.client["now_ns"] - before.client["now_ns"]) / 1e9
     deliveries = after.client["events"] - before.client["events"]
@@ -180,11 +188,11 @@ def _window(stage: Stage, before: Sample, after: Sample) -> Row:
     }
 
 
-def finish(client: Part, load: Load, count: int) -> Row:
-    """Wait until every stream has the last event, or for `DRAIN_S`."""
-    deadline = time.monotonic() + DRAIN_S
+def finish(client: Part, load: Load, count: int, drain_s: float = DRAIN_S) -> Row:
+    """Wait until every stream has the last event, but not longer."""
+    deadline = time.monotonic() + drain_s
     while True:
-        state = client.ask(f"finish {count}")
+        state = client.ask(f"finish {load.each(count)}")
         if state["complete"] >= load.streams or time.monotonic() > deadline:
             return state
         time.sleep(0.2)
@@ -194,5 +202,7 @@ def verdict(state: Row, load: Load, count: int) -> Row:
     """Return what went wrong with any event of the whole run, not only of the window."""
     faults = ("lost", "duplicate", "disorder", "malformed", "gaps", "closed", "never_came", "other_reserved")
     row = {key: state[key] for key in faults}
-    row["is_right"] = state["events"] == load.streams * count and not any(row.values())
+    stalled_get_some = state["events"] >= load.streams * load.each(count) and load.stalled > 0
+    is_complete = state["events"] == load.streams * load.each(count) or stalled_get_some
+    row["is_right"] = is_complete and not any(row.values())
     return row

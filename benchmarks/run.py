@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``python -m benchmarks.run [SCENARIO | single | cluster]…``.
+"""Runs the benchmarks: ``python -m benchmarks.run [SCENARIO | GROUP]…``.
 
 Servers alternate within a round and the order turns from round to round: a machine that is shared, or slows
 down as it warms up, harms all alike. Exit code 0 if every target that was measured is met, 1 if not, 70 if a
@@ -14,35 +14,38 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import cluster, single
+from benchmarks.catalogue import GROUPS, SCENARIOS, SERVERS, section_of
 from benchmarks.cores import Patience, choose_cores
 from benchmarks.errors import BenchmarkError
 from benchmarks.parts import compile_c
-from benchmarks.report import Section, facts, write
+from benchmarks.profiler import PySpy, find_py_spy
+from benchmarks.report import RESULTS, facts
+from benchmarks.scenario import kind
+from benchmarks.section import write
 from benchmarks.selftest import check_load_clients
-from benchmarks.servers import Stage, start_redis
+from benchmarks.servers import Stage, missing, start_redis
 
 if TYPE_CHECKING:
     from benchmarks.measure import Row
     from benchmarks.scenario import Scenario
-
-RESULTS = Path(__file__).with_name("results")
+    from benchmarks.servers import Load
 
 PATIENCE_S = 300
 """How long a run waits for a quiet machine, all its measurements together. Spoiled measurements are made again
 while it lasts; after it they are taken as they are, and pointed out."""
 
-SCENARIOS = single.SCENARIOS | cluster.SCENARIOS
 
-GROUPS = {"single": tuple(single.SCENARIOS), "cluster": tuple(cluster.SCENARIOS)}
-"""Scenarios that can be asked for together."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was measured of a scenario, and where the gateway's time went if a target is missed."""
 
-SERVERS = sorted({server.split()[0] for scenario in SCENARIOS.values() for server in scenario.servers})
+    rows: list[Row] = field(default_factory=list)
+    profile: list[str] = field(default_factory=list)
 
 
 def say(text: str) -> None:
@@ -55,20 +58,32 @@ def _tell(label: str, text: str) -> None:
 
 
 def run_scenario(stage: Stage, name: str, scenario: Scenario, rounds: int, patience: Patience, rows: list[Row]) -> None:
-    """Measure every server in every round, the order turned by one each time; append to `rows`."""
+    """Measure every server in every round; append to `rows`."""
     for number in range(rounds):
-        turn = number % max(1, len(scenario.servers))
-        for server in scenario.servers[turn:] + scenario.servers[:turn]:
+        for server in scenario.servers_of(number):
+            if lacking := missing(kind(server)):
+                say(f"{name} {server}: SKIPPED: needs {lacking} (scripts/benchmarks installs it)")
+                continue
             tell = partial(_tell, f"{name} {number + 1}/{rounds} {server}")
             row = scenario.measure(stage, scenario, server, patience, tell)
             rows.append(row | {"server": server, "round": number + 1})
 
 
-def section_of(name: str, scenario: Scenario, rows: list[Row]) -> Section:
-    """Judge what was measured of a scenario."""
-    rows.sort(key=lambda row: (scenario.servers.index(row["server"]), row["round"]))
-    judged = scenario.judge(rows)
-    return Section(name, scenario.title, rows, scenario.columns, scenario.right, judged, scenario.notes(rows))
+def profile(stage: Stage, scenario: Scenario, rows: list[Row]) -> list[str]:
+    """Where a target is missed, look at the gateway in a round of its own; return what it does."""
+    missed = [one.text for one in scenario.judge(rows) if one.is_met is False]
+    ours = [server for server in scenario.servers if kind(server) == "gateway"]
+    if not missed or not ours or find_py_spy() is None:
+        return []
+    server = next((name for name in reversed(ours) if any(name in text for text in missed)), ours[0])
+    say(f"{server} missed a target: profiling it, in a round that is not counted")
+    spy = PySpy(stage.directory)
+    scenario.measure(replace(stage, profiler=spy), scenario, server, Patience(0), partial(_tell, f"profile {server}"))
+    return [f"{server}, {scenario.title}", *lines] if (lines := spy.lines()) else []
+
+
+def _changed(load: Load, streams: int | None, rate: float | None) -> Load:
+    return replace(load, streams=streams or load.streams, rate=rate or load.rate)
 
 
 def choose(args: argparse.Namespace) -> dict[str, Scenario]:
@@ -77,16 +92,15 @@ def choose(args: argparse.Namespace) -> dict[str, Scenario]:
     asked = [name for word in args.scenarios or list(SCENARIOS) for name in GROUPS.get(word, (word,))]
     for name in asked:
         scenario = SCENARIOS[name]
-        servers = tuple(s for s in scenario.servers if args.servers is None or s.split()[0] in args.servers)
-        load, timing = scenario.load, scenario.timing
-        if args.streams or args.rate:
-            load = replace(load, streams=args.streams or load.streams, rate=args.rate or load.rate)
+        servers = tuple(s for s in scenario.servers if args.servers is None or kind(s) in args.servers)
+        timing, change = scenario.timing, partial(_changed, streams=args.streams, rate=args.rate)
         if args.window and timing:
             timing = replace(timing, window_s=args.window)
-        title = (
-            scenario.title if load == scenario.load else f"{load.streams:,} streams, {load.rate:g} events/s (changed)"
+        title = scenario.title + (" (changed)" if args.streams or args.rate else "")
+        loads = {server: change(load) for server, load in scenario.loads.items()}
+        chosen[name] = replace(
+            scenario, title=title, load=change(scenario.load), loads=loads, timing=timing, servers=servers
         )
-        chosen[name] = replace(scenario, title=title, load=load, timing=timing, servers=servers)
     return chosen
 
 
@@ -117,13 +131,14 @@ def check_descriptors(scenarios: dict[str, Scenario]) -> None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    need = max(scenario.load.streams * 11 // 10 for scenario in scenarios.values()) + 512
+    loads = [load for scenario in scenarios.values() for load in (scenario.load, *scenario.loads.values())]
+    need = max((load.streams + load.stalled) * 11 // 10 // load.processes for load in loads) + 512
     if hard != resource.RLIM_INFINITY and hard < need:
         raise BenchmarkError(f"needs {need} descriptors, allowed are {hard} (soft limit {soft}): ulimit -n")
 
 
-def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, rows: dict[str, list[Row]]) -> None:
-    """Run all scenarios on one Redis; put the rows where they outlive an error.
+def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, found: dict[str, Found]) -> None:
+    """Run all scenarios on one Redis; put what is found where it outlives an error.
 
     Raises:
         BenchmarkError: A measurement could not be made.
@@ -140,7 +155,9 @@ def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, rows: d
         try:
             stage = Stage(cores, directory, redis, port)
             for name, scenario in scenarios.items():
-                run_scenario(stage, name, scenario, rounds, patience, rows.setdefault(name, []))
+                one = found.setdefault(name, Found())
+                run_scenario(stage, name, scenario, rounds, patience, one.rows)
+                one.profile += profile(stage, scenario, one.rows)
         finally:
             redis.stop()
 
@@ -150,17 +167,20 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the parts are stopped
     scenarios = choose(args)
-    rows: dict[str, list[Row]] = {}
+    found: dict[str, Found] = {}
     failure: BenchmarkError | None = None
     try:
-        run(scenarios, args.rounds, Patience(args.patience), rows)
+        run(scenarios, args.rounds, Patience(args.patience), found)
     except BenchmarkError as error:
         failure = error
     except KeyboardInterrupt:
         failure = BenchmarkError("interrupted")
-    sections = [section_of(name, scenarios[name], found) for name, found in rows.items() if found]
+    known = facts(arguments)
+    sections = [
+        section_of(name, scenarios[name], one.rows, known, one.profile) for name, one in found.items() if one.rows
+    ]
     if sections:
-        report = write(sections, facts(arguments), RESULTS)
+        report = write(sections, known, RESULTS)
         print("\n" + report.read_text())
         say(f"written: {os.path.relpath(report)} (and .json)")
     if failure is not None:

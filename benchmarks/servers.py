@@ -7,13 +7,16 @@ import http.client
 import json
 import socket
 import time
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import resources, util
 from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.parts import Part, python
+from benchmarks.peers import nchan
+from benchmarks.profiler import Profiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,12 +44,32 @@ class Load:
         rate: Events per second, each to every stream.
         payload_bytes: Size of an event's data.
         max_seconds: When every part ends by itself.
+        path: What a stream asks for; {} is its number.
+        spread: Events are dealt to so many streams in turn; 1: every event to all.
+        per_stream: Channels of each, where they are dealt.
+        stalled: Streams beside those that read nothing once they are open.
+        processes: The streams are spread over so many of the server's and as many of the client's.
+        config: Of the gateway's configuration what the scenario names, by section.
     """
 
     streams: int
     rate: float
     payload_bytes: int
     max_seconds: int
+    path: str = "/events/load"
+    spread: int = 1
+    per_stream: int = 1
+    stalled: int = 0
+    processes: int = 1
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def each(self, count: int) -> int:
+        """Return how many of so many events a stream gets."""
+        return count // self.spread
+
+    def whole(self, seconds: float) -> int:
+        """Return how many events are published in so long, so that every stream gets the same number."""
+        return max(1, round(self.rate * seconds / self.spread)) * self.spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +81,14 @@ class Stage:
         directory: For executables, configuration and stderr.
         redis: The Redis that servers and publisher use.
         redis_port: Its port.
+        profiler: Looks at a server while it works; usually does nothing.
     """
 
     cores: Cores
     directory: Path
     redis: Part
     redis_port: int
+    profiler: Profiler = field(default_factory=Profiler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +98,8 @@ class Server:
     Attributes:
         part: Its process.
         port: Where it listens.
-        is_floor: It makes its events itself, on ``start T COUNT``, and reads no Redis.
+        is_floor: It makes its events itself, on ``start T FIRST COUNT RATE``, and reads no Redis.
+        is_posted_to: It is fed by HTTP on its port, not by Redis.
         admin: Port of a gateway's admin listener.
         others: Processes that run beside it on the load core.
     """
@@ -81,6 +107,7 @@ class Server:
     part: Part
     port: int
     is_floor: bool = False
+    is_posted_to: bool = False
     admin: int = 0
     others: tuple[Part, ...] = ()
 
@@ -190,7 +217,7 @@ def _is_ready(admin_port: int) -> bool:
 
 
 def _start_gateway(stage: Stage, load: Load) -> Server:
-    return start_gateway(stage, "gateway", load.max_seconds)
+    return start_gateway(stage, "gateway", load.max_seconds, load.config)
 
 
 def _start_plain_log(stage: Stage, load: Load) -> Server:
@@ -218,6 +245,31 @@ def _start_aiohttp(stage: Stage, load: Load) -> Server:
     return _start_speaking(stage, "aiohttp", python("benchmarks.aiohttp_handler", *arguments))
 
 
+def _start_peer(module: str, stage: Stage, load: Load) -> Server:
+    arguments = ("--redis-port", stage.redis_port, "--max-seconds", load.max_seconds)
+    return _start_speaking(stage, module.removesuffix("_app"), python(f"benchmarks.peers.{module}", *arguments))
+
+
+def _start_nchan(stage: Stage, load: Load) -> Server:
+    port = free_port()
+    config = nchan.write_config(stage.directory, port)
+    command = [str(nchan.find_nginx()), "-e", "stderr", "-c", str(config), "-p", str(stage.directory)]
+    if limit := which("timeout"):
+        command = [limit, str(load.max_seconds), *command]
+    part = Part("nchan", command, core=stage.cores.server, directory=stage.directory)
+    try:
+        _wait_until(part, lambda: _answers(port), timeout_s=10)
+    except BaseException:
+        part.stop()
+        raise
+    return Server(part, port, is_posted_to=True)
+
+
+def _answers(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+
+
 def _start_floor_c(stage: Stage, load: Load) -> Server:
     return _start_speaking(stage, "floor-c", [str(stage.directory / "floor"), *_floor_arguments(load)], is_floor=True)
 
@@ -227,7 +279,7 @@ def _start_floor_python(stage: Stage, load: Load) -> Server:
 
 
 def _floor_arguments(load: Load) -> list[str]:
-    options = {"streams": load.streams, "rate": load.rate, "payload-bytes": load.payload_bytes}
+    options = {"streams": load.streams + load.stalled, "payload-bytes": load.payload_bytes}
     options["max-seconds"] = load.max_seconds
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
@@ -241,9 +293,22 @@ START: dict[str, Callable[[Stage, Load], Server]] = {
     "floor-c": _start_floor_c,
     "floor-python": _start_floor_python,
     "gateway": _start_gateway,
+    "nchan": _start_nchan,
     "aiohttp": _start_aiohttp,
+    "aiohttp-sse": partial(_start_peer, "aiohttp_sse_app"),
+    "sse-starlette": partial(_start_peer, "sse_starlette_app"),
+    "fastapi": partial(_start_peer, "fastapi_app"),
     "plain-log": _start_plain_log,
     "replicated-log": _start_replicated_log,
     "two-nodes": _start_two_nodes,
 }
 """How each server is started, by the name it has in reports."""
+
+
+def missing(name: str) -> str | None:
+    """Say what a server needs that is not here; None if nothing."""
+    if name == "nchan":
+        is_here = nchan.find_nginx() and nchan.find_module()
+        return None if is_here else "nginx, and libnginx-mod-nchan (Debian)"
+    package = {"aiohttp-sse": "aiohttp_sse", "sse-starlette": "sse_starlette", "fastapi": "fastapi"}.get(name)
+    return None if package is None or util.find_spec(package) else package
