@@ -150,3 +150,8 @@ class AuthSettings(Section):
     """What is left of a token's life at most, or it is refused: so long a revocation has to hold."""
     token_from: TokenFromSettings = Field(default_factory=TokenFromSettings)
     callback: CallbackSettings = Field(default_factory=CallbackSettings)
+
+    @property
+    def uses_cookies(self) -> bool:
+        """Whether what a browser sends by itself may let a client in; what an application accepts is not known here."""
+        return self.mode == "callback" or (self.mode == "jwt" and self.token_from.cookie is not None)

@@ -26,6 +26,7 @@ from sse_gateway import __version__
 from sse_gateway.addresses import TrustedProxies
 from sse_gateway.admin import admin_app, at_once
 from sse_gateway.channels import RuleTable
+from sse_gateway.connections import Connections
 from sse_gateway.errors import ConfigError
 from sse_gateway.http import Front, check_parser
 from sse_gateway.hub import Hub, Limits
@@ -33,6 +34,7 @@ from sse_gateway.listeners import SHUTDOWN_S, Listener, listening, serve_app
 from sse_gateway.logs import log_event
 from sse_gateway.member import Member, control_channel, log_key
 from sse_gateway.metrics import Metrics
+from sse_gateway.origins import Origins
 from sse_gateway.source import Source
 from sse_gateway.streams import Streams, admission_of, max_connections, take_descriptors
 from sse_gateway.systemd import notify, watchdog_interval_s
@@ -66,6 +68,7 @@ class Gateway:
         loop: The loop everything runs on.
         max_descriptors: Descriptors this process may have.
         streams: The open streams.
+        connections: Those of the public listener that have no stream.
         handover_dir: Where the workers of this host have their sockets for each other; None for a process alone.
     """
 
@@ -127,6 +130,7 @@ class Gateway:
             is_coming=lambda: self.member.replica.is_joining,
             kick=self.kick,
         )
+        self.connections = Connections(self.streams.now, self.streams.spare_descriptors)
         self._settings = settings
         self._fallback = fallback
         self._rules = rules
@@ -161,7 +165,7 @@ class Gateway:
             stack.callback(lambda: log_event(_log, logging.INFO, "worker.stopped"))
             is_alone = listeners is None
             rows = await self._stand_alone(stack) if listeners is None else listeners
-            self._public = Listener(web.ServerRunner(self._front().server(), shutdown_timeout=SHUTDOWN_S), rows)
+            self._public = Listener(web.ServerRunner(self._server(), shutdown_timeout=SHUTDOWN_S), rows)
             stack.push_async_callback(self._public.cleanup)
             stack.callback(self.streams.hurry)
             if is_alone:
@@ -177,15 +181,16 @@ class Gateway:
                 started()
             await self._serve(tasks)
 
-    def _front(self) -> Front:
-        return Front(
+    def _server(self) -> web.Server:
+        front = Front(
             self.streams,
             self._rules,
             max_channels=self._settings.stream.max_channels,
-            origins=self._settings.cors.origins,
+            origins=Origins(self._settings.cors.origins, with_cookies=self._settings.auth.uses_cookies),
             proxies=TrustedProxies(self._settings.limits.trusted_proxies),
             fallback=self._fallback,
         )
+        return self.connections.server(front.handle)
 
     async def _stand_alone(self, stack: AsyncExitStack) -> Sequence[Sequence[socket.socket]]:
         """Watch signals, open the admin listener; returns the sockets of the public one."""
@@ -283,6 +288,7 @@ class Gateway:
             self._wall_offset = time.time() - now  # noqa: TID251 - as above
             self.hub.tick(now, live=self.member.replica.is_synced)
             self.streams.expire(now)
+            self.connections.expire(now)
             self.kick()
             if watchdog_s is not None and now - fed_at >= watchdog_s:
                 fed_at = now

@@ -12,21 +12,20 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from sse_gateway.admission import Caller
 from sse_gateway.errors import ConfigError, RequestError
 from sse_gateway.frames import unavailable_frame
 from sse_gateway.logs import log_event
+from sse_gateway.origins import METHODS, SAFE_HEADERS
+from sse_gateway.problems import SERVER, problem
 from sse_gateway.subscription import Subscription, parse_subscription
 
 if TYPE_CHECKING:
@@ -35,36 +34,23 @@ if TYPE_CHECKING:
 
     from sse_gateway.addresses import TrustedProxies
     from sse_gateway.channels import RuleTable
+    from sse_gateway.origins import Origins
     from sse_gateway.reasons import Unavailable
 
     Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-MAX_TARGET = 32 * 1024
-"""Bytes of a request line: room for 64 channels of 256 bytes, half of them escaped. Beyond: 414."""
-
-MAX_FIELD = 16 * 1024
-"""Bytes of one header field. Beyond: 431."""
-
 RETRY_AFTER_S = 5
 """What a client that is no EventSource is told with a 503."""
-
-METHODS = "GET, HEAD, OPTIONS"
-
-SERVER = "sse-gateway"
-"""Instead of the library's, which tells its versions to everybody."""
 
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
-    "X-Content-Type-Options": "nosniff",
     "Connection": "close",
+    **SAFE_HEADERS,
 }
 
 _AUTHORITY = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
-
-# The parser knows some methods by name, and says of all others that they are invalid.
-_METHOD_UNKNOWN = re.compile(r"b'[A-Za-z]+ \S+ HTTP/1\.")
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +93,7 @@ class Front:
         rules: RuleTable,
         *,
         max_channels: int,
-        origins: tuple[str, ...],
+        origins: Origins,
         proxies: TrustedProxies,
         fallback: Handler | None = None,
     ) -> None:
@@ -117,27 +103,16 @@ class Front:
             streams: Opens streams.
             rules: Who owns which channel.
             max_channels: Per stream.
-            origins: Origins of other pages that may read.
+            origins: Which pages may read.
             proxies: Who is believed about a client's address.
             fallback: Answers what is not under ``/events``.
         """
         self._streams = streams
         self._rules = rules
         self._max_channels = max_channels
-        self._origins = frozenset(origins)
+        self._origins = origins
         self._proxies = proxies
         self._fallback = fallback
-
-    def server(self) -> web.Server:
-        """The protocol factory to listen with; needs a running loop."""
-        return _Server(
-            self.handle,
-            access_log=None,
-            keepalive_timeout=3630.0,  # above any proxy's own, so that the proxy closes first
-            max_line_size=MAX_TARGET,
-            max_field_size=MAX_FIELD,
-            lingering_time=0.0,
-        )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -147,12 +122,12 @@ class Front:
                 return await self._other(request)
             return await self._events(request, None if path == "/events" else path.removeprefix("/events/"), query)
         except RequestError as error:
-            return _problem(error.status, error.detail, self._cors(request))
+            return problem(error.status, error.detail, self._cors(request))
         except ConnectionError:  # the client has left; the server knows what to do
             raise
         except Exception as error:  # noqa: BLE001 - rule 3
             log_event(_log, logging.ERROR, "request.failed", exc=error)
-            return _problem(500, "the gateway failed to answer this request", {})
+            return problem(500, "the gateway failed to answer this request", {})
 
     async def _other(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._fallback is not None:
@@ -163,13 +138,14 @@ class Front:
         if name is not None and "/" in name:
             raise RequestError(404, "a channel is one path segment: write '/' as %2F")
         if request.method == hdrs.METH_OPTIONS:
-            return web.Response(status=204, headers={"Server": SERVER, "Allow": METHODS, **self._preflight(request)})
+            return web.Response(status=204, headers=self._preflight(request))
         if request.method not in {hdrs.METH_GET, hdrs.METH_HEAD}:
             raise RequestError(405, f"streams are read with {METHODS}")
         if request.body_exists:
             raise RequestError(400, "a request for a stream has no body")
         last_event_id = request.headers.get("Last-Event-ID")
         subscription = parse_subscription(name, query, last_event_id, self._rules, self._max_channels)
+        self._check_origin(request)
         caller = self._caller(request)
         refusal = await self._streams.refusal(caller)
         if refusal is not None:
@@ -199,7 +175,7 @@ class Front:
         """Refuse for now, in the form that makes the client come back."""
         if not _accepts_stream(request):
             headers = {"Retry-After": str(RETRY_AFTER_S), **self._cors(request)}
-            return _problem(503, f"no new streams now: {reason}", headers)
+            return problem(503, f"no new streams now: {reason}", headers)
         response = await self._begin(request)
         if request.method != hdrs.METH_HEAD:
             await response.write(unavailable_frame(reason, 5 * self._streams.retry_ms()))
@@ -220,68 +196,27 @@ class Front:
         await response.prepare(request)
         return response
 
-    def _cors(self, request: web.BaseRequest) -> dict[str, str]:
-        if not self._origins:
-            return {}
-        origin = request.headers.get("Origin", "")
-        allowed = {"Access-Control-Allow-Origin": origin} if origin in self._origins else {}
-        return {"Vary": "Origin", **allowed}
-
     def _preflight(self, request: web.BaseRequest) -> dict[str, str]:
-        cors = self._cors(request)
-        if "Access-Control-Allow-Origin" in cors:
-            cors["Access-Control-Allow-Methods"] = METHODS
-            cors["Access-Control-Allow-Headers"] = "authorization, cache-control, last-event-id"
-            cors["Access-Control-Max-Age"] = "86400"
-        return cors
+        cors = self._origins.preflight(request.headers.getall("Origin", ()))
+        return {"Server": SERVER, "Allow": METHODS, **SAFE_HEADERS, **cors}
 
+    def _check_origin(self, request: web.BaseRequest) -> None:
+        """Refuse what a page asks for that may not.
 
-class _Connection(web.RequestHandler):
-    """The server's protocol, answering what it could not parse in our way."""
-
-    __slots__ = ()
-
-    async def start(self) -> None:
-        """Serve the connection; what not even the library foresaw ends it alone (I9).
-
-        A host that no decoder takes raises before there is a request: unanswered, the connection
-        would stay, and its task's exception would come up as the process's own.
+        Raises:
+            RequestError: 403.
         """
-        try:
-            await super().start()
-        except Exception as error:  # noqa: BLE001 - rule 3
-            log_event(_log, logging.ERROR, "request.failed", error=type(error).__name__)  # its text quotes the request
-            self.force_close()
+        headers = request.headers
+        self._origins.check(
+            headers.getall("Origin", ()),
+            headers.get("Host"),
+            site=headers.get("Sec-Fetch-Site"),
+            mode=headers.get("Sec-Fetch-Mode"),
+            dest=headers.get("Sec-Fetch-Dest"),
+        )
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - quotes the request
-    ) -> web.StreamResponse:
-        """Answer a request that is not HTTP, or is too long; the connection ends."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the response has begun")
-        if isinstance(exc, LineTooLong):
-            is_target = str(exc.args[1]) == str(MAX_TARGET)
-            status, detail = (414, "the request line is too long") if is_target else (431, "a header is too long")
-        elif exc is not None and "Too many" in str(exc):
-            status, detail = 431, "too many headers"
-        elif isinstance(exc, BadHttpMethod) and _METHOD_UNKNOWN.search(str(exc)):
-            status, detail = 405, f"streams are read with {METHODS}"
-        else:
-            status, detail = (status, "the request is not HTTP/1.1") if status < 500 else (500, "internal error")
-        response = _problem(status, detail, {})
-        response.force_close()
-        return response
-
-
-class _Server(web.Server):
-    """Makes our protocol instead of the server's own."""
-
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def _cors(self, request: web.BaseRequest) -> dict[str, str]:
+        return self._origins.headers(request.headers.getall("Origin", ()))
 
 
 def _target(request: web.BaseRequest) -> str:
@@ -295,19 +230,6 @@ def _target(request: web.BaseRequest) -> str:
     if request.version[0] != 1:
         raise RequestError(400, "the request is not HTTP/1.1")
     return _AUTHORITY.sub("", request.raw_path, count=1)
-
-
-def _problem(status: int, detail: str, headers: dict[str, str]) -> web.Response:
-    """Source: RFC 9457."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if status == 405:
-        headers = {"Allow": METHODS, **headers}
-    return web.Response(
-        status=status,
-        body=json.dumps(body).encode() + b"\n",
-        content_type="application/problem+json",
-        headers={"Server": SERVER, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **headers},
-    )
 
 
 def _head(headers: dict[str, str], *, chunked: bool) -> bytes:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from sse_gateway.channels import Rule
+    from sse_gateway.connections import Connections
     from sse_gateway.hub import Hub
     from sse_gateway.member import Member
     from sse_gateway.source import Source
@@ -37,6 +38,7 @@ ADDITIVE = frozenset(
     PREFIX + name
     for name in (
         "connections",
+        "connections_waiting",
         "streams_lagging",
         "streams_writable",
         "audiences",
@@ -66,6 +68,7 @@ class Observed(Protocol):
     member: Member
     source: Source
     streams: Streams
+    connections: Connections
     max_descriptors: int
 
     def unready(self) -> list[str]:
@@ -114,6 +117,8 @@ class Metrics:
         yield _counter("streams_opened", "Streams opened.", tally.opened)
         yield _counters("streams_closed", "Streams ended.", "reason", tally.closed)
         yield _counters("streams_refused", "Temporary refusals of new streams.", "reason", tally.refused)
+        yield _gauge("connections_waiting", "Connections without a stream.", len(gateway.connections))
+        yield _counters("connections_dropped", "Of these, ended by us.", "reason", gateway.connections.dropped)
         yield _counters("replays", "Streams opened, by what they were told of their replay.", "outcome", tally.replays)
         yield _gauge("streams_lagging", "Streams whose socket takes no more at the moment.", lagging)
         yield _gauge(

@@ -144,6 +144,17 @@ class Refusal(StrEnum):
 _TOLD = {Refusal.DRAINING: Unavailable.DRAINING, Refusal.SOURCE: Unavailable.SOURCE}
 
 
+class DropReason(StrEnum):
+    """Why a connection without a stream was ended."""
+
+    DEADLINE = "deadline"
+    """Its request took too long to arrive."""
+    CROWD = "crowd"
+    """There were too many, and it had waited longest."""
+    SIZE = "size"
+    """It sent too much that was no request, or while one was being answered."""
+
+
 class RejectReason(StrEnum):
     """Why a published message was refused."""
 

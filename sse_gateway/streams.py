@@ -160,6 +160,10 @@ class Streams:
             return Refusal.FULL
         return None
 
+    def spare_descriptors(self) -> int:
+        """How many descriptors of this process no stream has."""
+        return self._most + RESERVED_DESCRIPTORS - len(self.open_streams) - len(self._closing)
+
     def retry_ms(self) -> int:
         """Draw a reconnection time: ±50 %."""
         return max(1, round(self._settings.retry_s * 1000 * random.uniform(0.5, 1.5)))

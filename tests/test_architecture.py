@@ -34,6 +34,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "frames",
             "history",
             "hold",
+            "origins",
         }
         | {"intake", "joining", "log", "opening", "outbox", "placement", "reader", "replay", "snapshot"}
         | {"subscription", "tally", "timeline", "tokens", "window"}
@@ -45,6 +46,8 @@ LAYERS: dict[int, frozenset[str]] = {
             "aggregate",
             "auth_settings",
             "census_memory",
+            "connections",
+            "problems",
             "config",
             "conflicts",
             "document",

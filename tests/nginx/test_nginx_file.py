@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sse_gateway.config import Settings
+from sse_gateway.connections import MAX_TARGET
 from sse_gateway.frames import unavailable_frame
-from sse_gateway.http import MAX_TARGET
 from sse_gateway.reasons import Unavailable
 from tests.support.nginx import DEBIAN, HOSTILE, MISSING, SHIPPED, Nginx, executable
 

@@ -19,9 +19,11 @@ from sse_gateway.addresses import TrustedProxies
 from sse_gateway.admission import NOBODY, Admission, Quotas
 from sse_gateway.census import SECRET_BYTES, alone
 from sse_gateway.channels import RuleTable
+from sse_gateway.connections import Connections
 from sse_gateway.gateway import Gateway
 from sse_gateway.http import Front
 from sse_gateway.member import draw_name
+from sse_gateway.origins import Origins
 from sse_gateway.reasons import GapReason
 from sse_gateway.settings import Settings
 from sse_gateway.streams import Streams
@@ -187,10 +189,10 @@ class InProcess:
             self.streams,
             RuleTable(settings.rules),
             max_channels=64,
-            origins=settings.cors.origins,
+            origins=Origins(settings.cors.origins, with_cookies=settings.auth.uses_cookies),
             proxies=TrustedProxies([]),
         )
-        self.server = front.server()
+        self.server = Connections(self.streams.now, self.streams.spare_descriptors).server(front.handle)
         runner = web.ServerRunner(self.server)
         await runner.setup()
         listen = settings.listen

@@ -6,12 +6,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sse_gateway.reasons import CloseReason, Format, GapReason, Policy, Refusal, RejectReason, Replay, Unavailable
+from sse_gateway.reasons import (
+    CloseReason,
+    DropReason,
+    Format,
+    GapReason,
+    Policy,
+    Refusal,
+    RejectReason,
+    Replay,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from enum import StrEnum
 
-SETS: list[type[StrEnum]] = [Policy, Format, GapReason, Replay, CloseReason, Unavailable, Refusal, RejectReason]
+SETS: list[type[StrEnum]] = [
+    Policy,
+    Format,
+    GapReason,
+    Replay,
+    CloseReason,
+    Unavailable,
+    Refusal,
+    DropReason,
+    RejectReason,
+]
 
 
 @pytest.mark.parametrize("reasons", SETS)
