@@ -17,6 +17,7 @@ from tests.support.sentinels import SentinelSet, sentinel_set
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tests.conftest import Connect
     from tests.support.gateway_process import GatewayProcess, Gateways
     from tests.support.raw_client import Address
 
@@ -41,12 +42,17 @@ def nodes(servers: SentinelSet, module_gateways: Gateways) -> list[GatewayProces
 
 
 @pytest.fixture
-def places(nodes: list[GatewayProcess], servers: SentinelSet) -> list[Address]:
-    """Where clients may connect; all is well."""
+def places(nodes: list[GatewayProcess]) -> list[Address]:
+    """Where clients may connect."""
+    return [gateway.address for gateway in nodes]
+
+
+@pytest.fixture(autouse=True)
+def healthy(nodes: list[GatewayProcess], servers: SentinelSet) -> None:
+    """Begin with everything well."""
     servers.wait_healthy()
     for gateway in nodes:
         gateway.wait_ready()
-    return [gateway.address for gateway in nodes]
 
 
 def clients_of(places: list[Address]) -> list[Client]:
@@ -68,12 +74,17 @@ def fail_over(servers: SentinelSet, nodes: Sequence[GatewayProcess], load: Load,
     before = [synced(gateway) for gateway in nodes]
     at = servers.fail(how)
     load.publisher.move()
+    wait_synced(nodes, before)
+    return time.monotonic() - at
+
+
+def wait_synced(nodes: Sequence[GatewayProcess], before: Sequence[int]) -> None:
+    """Wait until each node has got the log once more than that."""
     poll(
         lambda: all(synced(gateway) > count for gateway, count in zip(nodes, before, strict=True)),
         timeout_s=20,
         what="the log on the new primary",
     )
-    return time.monotonic() - at
 
 
 def check_gaps(load: Load, count: int) -> None:
@@ -86,16 +97,69 @@ def check_gaps(load: Load, count: int) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "cut", "freeze"])
 def test_a_failover_is_one_gap_and_live_in_two_seconds(
-    servers: SentinelSet, nodes: list[GatewayProcess], places: list[Address], how: str
+    servers: SentinelSet,
+    nodes: list[GatewayProcess],
+    places: list[Address],
+    how: str,
 ) -> None:
     """I2, I6: a new primary is a new epoch, agreed on by all; what lies between is told once to each client."""
-    with loaded(servers, NAMES, clients_of(places)) as load:
-        load.wait_published(300)
-        seconds = fail_over(servers, nodes, load, how)
-        assert seconds < LIVE_S
-        load.wait_current()
-        assert len(epochs(nodes)) == 1
-        servers.mend()
-        load.wait_current()
+    seconds = []
+    with loaded(servers, NAMES, clients_of(places), rate=500) as load:
+        for _ in range(ROUNDS):
+            load.wait_published(200)
+            seconds.append(fail_over(servers, nodes, load, how))
+            load.wait_current()
+            assert len(epochs(nodes)) == 1
+            servers.mend()
+            load.wait_current()
 
-    check_gaps(load, 1)
+    check_gaps(load, ROUNDS)
+    assert max(seconds) < LIVE_S, sorted(seconds)
+
+
+def test_a_cursor_of_before_the_failover_resumes(
+    servers: SentinelSet, nodes: list[GatewayProcess], connect: Connect
+) -> None:
+    """I10: on either node a client gets the rest of the epoch that has ended, one gap, and then the new one."""
+    early = connect(nodes[0], "/events/a:old")
+    early.wait_open()
+    servers.primary.publish("sse:a:old", *(f"old{number}" for number in range(10)))
+    early.wait_data("old9")
+    before = [synced(gateway) for gateway in nodes]
+    servers.fail("kill")
+    wait_synced(nodes, before)
+    servers.primary.publish("sse:a:old", "new")
+    early.wait_data("new")
+
+    for gateway in nodes:
+        late = connect(gateway, "/events/a:old", headers={"Last-Event-ID": early.events[3].id})
+        late.wait_data("new")
+        told = [block.data if not block.own else block.type for block in late.blocks[1:]]
+        assert told == [*(f"old{number}" for number in range(4, 10)), "gateway.gap", "new"]
+        assert late.blocks[0].json()["replay"] == "gap"
+        assert [gap.json() for gap in late.gaps] == [{"reason": "source", "channels": ["a:old"], "missed": None}]
+    servers.mend()
+
+
+def test_sentinels_that_are_away_are_no_reason_to_leave(
+    servers: SentinelSet, nodes: list[GatewayProcess], connect: Connect
+) -> None:
+    """All of them stand still: it is logged, seen in the metric, and nothing else happens."""
+    stream = connect(nodes[0], "/events/a:away")
+    stream.wait_open()
+    losses = nodes[0].metric("sse_gateway_source_losses_total")
+    lost, named = (len(nodes[0].records(event)) for event in ("sentinels.lost", "sentinels.named"))
+    nodes[0].wait_metric("sse_gateway_sentinels", 3)
+    for sentinel in servers.sentinels:
+        sentinel.freeze()
+    nodes[0].wait_log("sentinels.lost", count=lost + 1, timeout_s=10)
+    nodes[0].wait_metric("sse_gateway_sentinels", 0)
+    assert nodes[0].admin_status("/readyz") == 200
+    servers.primary.publish("sse:a:away", "hello")
+    stream.wait_data("hello")
+    for sentinel in servers.sentinels:
+        sentinel.thaw()
+
+    nodes[0].wait_log("sentinels.named", count=named + 1, timeout_s=10)
+    nodes[0].wait_metric("sse_gateway_sentinels", 3)
+    assert nodes[0].metric("sse_gateway_source_losses_total") == losses

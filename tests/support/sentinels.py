@@ -57,6 +57,11 @@ class Member:
         with contextlib.closing(Link(self.server.port)) as link, contextlib.suppress(ConnectionError):
             link.call("REPLICAOF", "127.0.0.1", other.proxy.port)
 
+    def publish(self, channel: str, *payloads: str) -> None:
+        """PUBLISH some messages, on a connection of its own: sentinels cut those that are there."""
+        with contextlib.closing(Link(self.server.port)) as link:
+            link.pipeline([("PUBLISH", channel, payload) for payload in payloads])
+
     def close(self) -> None:
         """End both."""
         self.proxy.close()
