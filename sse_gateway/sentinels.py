@@ -10,6 +10,9 @@ Rules:
        misses what was said while he was not connected, who only asks is late.
     4. Whom they named stays named until they name another. That they are away, or cannot agree, is
        no reason to leave a primary that serves; but it is one not to begin with it.
+
+Each has one connection of ours, a `Link` as the source's: questions, answers and news on the same one.
+redis-py needs two, loads slowly, and its `get_message` swallows a cancellation now and then.
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sse_gateway.errors import SourceError
+from sse_gateway.link import Link, text_of
 from sse_gateway.logs import log_event
-from sse_gateway.place import Address
+from sse_gateway.place import Address, Place, connect
+from sse_gateway.redis_login import log_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    from redis.asyncio import Redis
 
     from sse_gateway.place import Watch
 
@@ -40,6 +43,8 @@ ANSWER_S = 2.0
 
 GRACE_S = 0.1
 """What the others have to answer once the first has: it may know less than they."""
+
+_NEWS = b"+switch-master"
 
 _log = logging.getLogger(__name__)
 
@@ -89,13 +94,14 @@ class Sentinels:
 
         Args:
             watch: The service, and where the sentinels are.
-            timeout_s: What a sentinel has for an answer, at most.
+            timeout_s: What `locate` and a connection after it may take together, and a sentinel for an answer at most.
             moved: Called when they name another primary.
         """
         self.primary: Address | None = None
         self.moves = 0
         self._watch = watch
         self._timeout_s = min(timeout_s, ANSWER_S)
+        self._patience_s = timeout_s / 2
         self._moved = moved
         self._sentinels = [_Sentinel(address) for address in watch.sentinels]
         self._epoch = -1
@@ -119,7 +125,7 @@ class Sentinels:
             if not task.cancelled() and (error := task.exception()) is not None:
                 failed(error)
 
-        tasks = [asyncio.create_task(self._follow(sentinel)) for sentinel in self._sentinels]
+        tasks = [asyncio.create_task(self._follow(sentinel, failed)) for sentinel in self._sentinels]
         for task in tasks:
             task.add_done_callback(end)
         try:
@@ -136,7 +142,7 @@ class Sentinels:
             SourceError: Nobody whose word counts names one that is up.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._patience_s):
                 await self._until(lambda: self._choose() is not None)
             async with asyncio.timeout(GRACE_S):
                 await self._until(lambda: False)
@@ -188,58 +194,82 @@ class Sentinels:
             self._moved(primary)
 
     def _complaints(self) -> str:
-        return "; ".join(f"{sentinel.address} {sentinel.why or 'says something older'}" for sentinel in self._sentinels)
+        return "; ".join(f"{sentinel.address}: {_complaint(sentinel)}" for sentinel in self._sentinels)
 
     # Each of them.
 
-    async def _follow(self, sentinel: _Sentinel) -> None:
+    async def _follow(self, sentinel: _Sentinel, failed: Callable[[BaseException], None]) -> None:
         """Ask one again and again, at once when it has news; until cancelled."""
-        # Here, not above: redis-py takes a quarter of the time in which a worker starts, and only this needs it.
-        from redis import RedisError  # noqa: PLC0415
-
         while True:
             try:
-                await self._converse(sentinel)
-            except (RedisError, OSError, TimeoutError) as error:
-                self._take(sentinel, None, _reason(error))
+                await self._converse(sentinel, failed)
+            except TimeoutError:
+                self._take(sentinel, None, f"no answer within {self._timeout_s:g} s")
+            except (OSError, SourceError) as error:
+                self._take(sentinel, None, str(error))
             await asyncio.sleep(POLL_S * random.uniform(0.5, 1.5))
 
-    async def _converse(self, sentinel: _Sentinel) -> None:
+    async def _converse(self, sentinel: _Sentinel, failed: Callable[[BaseException], None]) -> None:
         """Ask one until it fails.
 
         Raises:
-            RedisError: It refuses, or is away.
+            OSError: Nobody is there, or there is no answer in time.
+            SourceError: It refuses, says what no sentinel says, or the connection is lost.
         """
-        async with self._client(sentinel.address) as client, client.pubsub() as news:
-            await news.subscribe("+switch-master")
+        news = asyncio.Event()
+        place = Place(sentinel.address, user=self._watch.user, password=self._watch.password)
+        async with asyncio.timeout(self._timeout_s):
+            link = await connect(place, lambda: Link(_Ear(news, failed), _NEWS, b""))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await log_in(link)
+                await link.call(b"PSUBSCRIBE", _NEWS, pushes=1)
+            link.began.set()  # markers are for primaries
             while True:
-                self._take(sentinel, await self._ask(client))
-                await news.get_message(timeout=POLL_S * random.uniform(0.75, 1.25))
+                news.clear()
+                async with asyncio.timeout(self._timeout_s):
+                    self._take(sentinel, await self._ask(link))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S * random.uniform(0.75, 1.25)):
+                        await news.wait()
+        finally:
+            link.close()
 
-    async def _ask(self, client: Redis) -> Word:
-        service = self._watch.service
-        await client.sentinel_ckquorum(service)  # raises if it sees no majority
-        said = await client.sentinel_master(service, return_responses=True)
-        assert isinstance(said, dict)  # noqa: S101 - asked for
-        return Word(Address(said["ip"], int(said["port"])), int(said["config-epoch"]), "o_down" in said["flags"])
-
-    def _client(self, address: Address) -> Redis:
-        from redis.asyncio import Redis  # noqa: PLC0415 - as above
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-
-        return Redis(
-            host=address.host,
-            port=address.port,
-            username=self._watch.user or None,
-            password=self._watch.password or None,
-            retry=Retry(NoBackoff(), 0),  # a lost connection is an answer here, not something to hide
-            socket_timeout=self._timeout_s,
-            socket_connect_timeout=self._timeout_s,
-            decode_responses=True,
-            client_name="sse-gateway",
-        )
+    async def _ask(self, link: Link) -> Word:
+        service = self._watch.service.encode()
+        await link.call(b"SENTINEL", b"CKQUORUM", service)  # an error if it sees no majority
+        said = await link.call(b"SENTINEL", b"MASTER", service)
+        try:
+            assert isinstance(said, dict)  # noqa: S101 - as any other lack
+            address = Address(text_of(said[b"ip"]), int(said[b"port"]))
+            return Word(address, int(said[b"config-epoch"]), b"o_down" in said[b"flags"].split(b","))
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+            raise SourceError("does not speak as a sentinel does") from None
 
 
-def _reason(error: Exception) -> str:
-    return f"says {error}" if "NOQUORUM" in str(error) else f"does not answer: {str(error) or type(error).__name__}"
+class _Ear:
+    """Listens to what a sentinel announces."""
+
+    def __init__(self, news: asyncio.Event, failed: Callable[[BaseException], None]) -> None:
+        self._news = news
+        self.source_failed = failed
+
+    def source_began(self) -> None: ...
+
+    def source_message(self, pattern: bytes, channel: bytes, payload: bytes, now: float) -> None: ...
+
+    def source_control(self, _payload: bytes, _now: float) -> None:
+        self._news.set()
+
+    def source_flush(self) -> None: ...
+
+    def source_lost(self) -> None: ...
+
+    def source_round_trip(self, seconds: float) -> None: ...
+
+
+def _complaint(sentinel: _Sentinel) -> str:
+    """Why one does not help; nothing of this is a secret."""
+    if sentinel.word is not None:
+        return f"names {sentinel.word.primary}, which is older than what was heard"
+    return sentinel.why or "no answer yet"

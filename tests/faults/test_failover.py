@@ -95,6 +95,7 @@ def check_gaps(load: Load, count: int) -> None:
         assert len(client.gaps) == count, (client.target, client.reasons)
 
 
+@pytest.mark.timeout(120 + 60 * ROUNDS)
 @pytest.mark.parametrize("how", ["kill", "cut", "freeze"])
 def test_a_failover_is_one_gap_and_live_in_two_seconds(
     servers: SentinelSet,

@@ -75,7 +75,7 @@ class Sentinel:
         port: Where it listens.
     """
 
-    def __init__(self, directory: Path, kind: str, primary: Member, options: Sequence[str]) -> None:
+    def __init__(self, directory: Path, kind: str, primary: Member, password: str) -> None:
         self.port = free_port()
         self._file = directory / f"sentinel-{self.port}.conf"
         lines = [
@@ -86,8 +86,9 @@ class Sentinel:
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.proxy.port} {_QUORUM}",
             f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}",
             f"sentinel failover-timeout {SERVICE} {_FAILOVER_MS}",
-            *options,
+            *([f'requirepass "{password}"', f'sentinel sentinel-pass "{password}"'] if password else []),
         ]
+        self._password = password
         self._file.write_text("\n".join(lines) + "\n")
         self._kind = kind
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,8 +107,15 @@ class Sentinel:
 
     def call(self, *words: str | int) -> object:
         """Ask it something."""
-        with contextlib.closing(Link(self.port)) as link:
+        with contextlib.closing(self.link()) as link:
             return link.call(*words)
+
+    def link(self, *, timeout_s: float = 10.0) -> Link:
+        """Connect to it."""
+        link = Link(self.port, timeout_s=timeout_s)
+        if self._password:
+            link.call("AUTH", self._password)
+        return link
 
     def knows(self) -> dict[str, str]:
         """What it says of the service."""
@@ -154,10 +162,10 @@ class SentinelSet:
         announced: (when, port), monotonic, of each new primary: as the first sentinel said it.
     """
 
-    def __init__(self, directory: Path, kind: str, *, options: Sequence[str], sentinel_options: Sequence[str]) -> None:
+    def __init__(self, directory: Path, kind: str, *, options: Sequence[str], sentinel_password: str) -> None:
         self.primary = Member(directory / "a", kind, options)
         self.replica = Member(directory / "b", kind, options)
-        self.sentinels = [Sentinel(directory, kind, self.primary, sentinel_options) for _ in range(COUNT)]
+        self.sentinels = [Sentinel(directory, kind, self.primary, sentinel_password) for _ in range(COUNT)]
         self.announced: list[tuple[float, int]] = []
         self._listeners: list[tuple[Link, threading.Thread]] = []
 
@@ -235,7 +243,7 @@ class SentinelSet:
             member.close()
 
     def _listen(self, sentinel: Sentinel) -> None:
-        link = Link(sentinel.port, timeout_s=600)
+        link = sentinel.link(timeout_s=600)
         link.call("SUBSCRIBE", "+switch-master")
         thread = threading.Thread(target=self._hear, args=(link,), daemon=True)
         self._listeners.append((link, thread))
@@ -259,7 +267,7 @@ def _pairs(reply: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def sentinel_set(
-    directory: Path, *, kind: str = "valkey", options: Sequence[str] = (), sentinel_options: Sequence[str] = ()
+    directory: Path, *, kind: str = "valkey", options: Sequence[str] = (), sentinel_password: str = ""
 ) -> Iterator[SentinelSet]:
     """Run a set for the length of a ``with`` block.
 
@@ -267,9 +275,9 @@ def sentinel_set(
         directory: An empty one of its own.
         kind: ``valkey`` or ``redis``, servers and sentinels alike.
         options: More arguments of the servers.
-        sentinel_options: More lines of the sentinels' configuration.
+        sentinel_password: Of the sentinels themselves.
     """
-    found = SentinelSet(directory, kind, options=options, sentinel_options=sentinel_options)
+    found = SentinelSet(directory, kind, options=options, sentinel_password=sentinel_password)
     try:
         found.start()
         yield found

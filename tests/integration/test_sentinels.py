@@ -1,0 +1,221 @@
+"""Whom sentinels name: whose word counts, how soon news are heard, and what is told if nobody can be believed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sse_gateway.errors import SourceError
+from sse_gateway.place import Address, Watch
+from sse_gateway.sentinels import POLL_S, Sentinels
+from tests.conftest import SERVER
+from tests.support.resp3_server import Resp3Server, bulk, message, resp3_server
+from tests.support.sentinels import SERVICE, SentinelSet, sentinel_set
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+PASSWORD = "watch me"  # noqa: S105 - of a server of the test's own
+NOQUORUM = b"-NOQUORUM 1 usable Sentinels. Not enough available Sentinels to reach the majority\r\n"
+
+
+def says(
+    server: Resp3Server, port: int, *, epoch: int = 1, flags: str = "master", quorum: bytes = b"+OK 3\r\n"
+) -> None:
+    """Let a scripted sentinel name a primary from now on."""
+    known = {"name": SERVICE, "ip": "127.0.0.1", "port": str(port), "flags": flags, "config-epoch": str(epoch)}
+    word = b"%%%d\r\n" % len(known) + b"".join(bulk(key) + bulk(value) for key, value in known.items())
+    server.answers["SENTINEL"] = lambda words: quorum if words[1].upper() == b"CKQUORUM" else word
+
+
+@pytest.fixture
+async def three() -> AsyncIterator[list[Resp3Server]]:
+    """Run three scripted sentinels that agree on port 1."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(resp3_server()) for _ in range(3)]
+        for server in servers:
+            says(server, 1)
+        yield servers
+
+
+class Ear:
+    """Sentinels that are followed, and what was heard of moves."""
+
+    def __init__(self, servers: Sequence[Resp3Server], *, timeout_s: float = 1.0) -> None:
+        watch = Watch(SERVICE, tuple(Address("127.0.0.1", server.port) for server in servers))
+        self.moves: list[Address] = []
+        self.failures: list[BaseException] = []
+        self.sentinels = Sentinels(watch, timeout_s=timeout_s, moved=self.moves.append)
+
+    async def __aenter__(self) -> Ear:
+        self._followed = self.sentinels.followed(self.failures.append)
+        await self._followed.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._followed.__aexit__(None, None, None)
+        assert self.failures == []
+
+    async def until(self, is_so: Callable[[Sentinels], bool], timeout_s: float = 5.0) -> None:
+        """Wait until something about them is true."""
+        async with asyncio.timeout(timeout_s):
+            while not is_so(self.sentinels):
+                self.sentinels._news.clear()
+                await self.sentinels._news.wait()
+
+    async def until_named(self, port: int, timeout_s: float = 5.0) -> None:
+        """Wait until they name another."""
+        await self.until(lambda s: s.primary == Address("127.0.0.1", port), timeout_s)
+
+    async def located(self) -> int:
+        """The port of the primary."""
+        return (await self.sentinels.locate()).port
+
+
+async def test_the_newest_configuration_is_right(three: list[Resp3Server]) -> None:
+    """Two that have not heard of the failover yet do not outvote the one that has."""
+    says(three[1], 2, epoch=5)
+    async with Ear(three) as ear:
+        assert await ear.located() == 2
+
+
+async def test_who_sees_no_majority_does_not_count(three: list[Resp3Server]) -> None:
+    """A sentinel that is cut off would name the old primary for ever, however new its configuration."""
+    says(three[0], 1, epoch=9, quorum=NOQUORUM)
+    says(three[1], 2, epoch=5)
+    says(three[2], 2, epoch=5)
+    async with Ear(three) as ear:
+        assert await ear.located() == 2
+        assert ear.sentinels.heard == 2
+
+
+async def test_one_that_sees_a_majority_is_enough(three: list[Resp3Server]) -> None:
+    """The others need not be within reach of ours."""
+    three[0].answers.clear()
+    says(three[1], 1, quorum=NOQUORUM)
+    async with Ear(three) as ear:
+        assert await ear.located() == 1
+
+
+async def test_nobody_to_believe_is_told_with_each_reason(three: list[Resp3Server]) -> None:
+    """Silent, without a majority, without the service: each is named with what it says."""
+    three[0].answers.clear()
+    says(three[1], 1, quorum=NOQUORUM)
+    three[2].answers["SENTINEL"] = b"-ERR No such master with that name\r\n"
+    async with Ear(three, timeout_s=0.3) as ear:
+        with pytest.raises(SourceError) as caught:
+            await ear.located()
+    told = str(caught.value)
+    for part in (f"no primary of {SERVICE!r}", "no answer", "NOQUORUM 1 usable", "No such master"):
+        assert part in told
+    for server in three:
+        assert f"127.0.0.1:{server.port}: " in told
+
+
+@pytest.mark.parametrize("answer", [b"*0\r\n", b"%1\r\n$2\r\nip\r\n$1\r\nx\r\n", b":1\r\n", b"+OK\r\n"])
+async def test_what_is_no_sentinel_is_told(three: list[Resp3Server], answer: bytes) -> None:
+    """I9: whatever somebody answers, it ends no process."""
+    three[0].answers["SENTINEL"] = lambda words: b"+OK\r\n" if words[1].upper() == b"CKQUORUM" else answer
+    async with Ear(three[:1]) as ear:
+        with pytest.raises(SourceError, match=SERVICE):
+            await ear.located()
+
+
+async def test_a_primary_that_is_down_is_not_begun_with(three: list[Resp3Server]) -> None:
+    """A failover is about to come, or there is nobody to fail over to."""
+    for server in three:
+        says(server, 1, flags="master,o_down")
+    async with Ear(three) as ear:
+        with pytest.raises(SourceError, match="is down"):
+            await ear.located()
+
+
+async def test_a_frozen_sentinel_delays_nobody(three: list[Resp3Server]) -> None:
+    """Those who answer are enough, after a moment in which the others could have."""
+    three[2].answers.clear()
+    async with Ear(three, timeout_s=30) as ear:
+        began = time.monotonic()
+        assert await ear.located() == 1
+        assert time.monotonic() - began < 1
+
+
+async def test_news_are_heard_at_once(three: list[Resp3Server]) -> None:
+    """`+switch-master` makes us ask, long before it is time to."""
+    async with Ear(three) as ear:
+        await ear.located()
+        await asyncio.sleep(0.05)  # past the questions that the subscription itself brings
+        asked = len(three[0].commands)
+        says(three[0], 2, epoch=2)
+        began = time.monotonic()
+        await three[0].send(message("+switch-master", "+switch-master", f"{SERVICE} 127.0.0.1 1 127.0.0.1 2"))
+        await ear.until_named(2)
+        assert time.monotonic() - began < POLL_S / 2
+        assert len(three[0].commands) > asked
+
+    assert ear.moves == [Address("127.0.0.1", 2)]
+    assert ear.sentinels.moves == 1
+
+
+async def test_unheard_news_are_found_by_asking(three: list[Resp3Server]) -> None:
+    """Pub/sub may miss what was said; a second later it is known all the same."""
+    async with Ear(three) as ear:
+        await ear.located()
+        for server in three:
+            says(server, 2, epoch=2)
+        await ear.until_named(2, timeout_s=2 * POLL_S + 0.5)
+
+
+async def test_they_stay_named_while_all_are_away(three: list[Resp3Server]) -> None:
+    """That nobody answers is no news of another primary."""
+    async with Ear(three, timeout_s=0.2) as ear:
+        await ear.located()
+        for server in three:
+            server.answers.pop("SENTINEL")
+        await ear.until(lambda s: s.heard == 0)
+
+    assert ear.sentinels.primary == Address("127.0.0.1", 1)
+    assert ear.moves == []
+
+
+async def test_an_older_word_counts_only_from_most_of_them(three: list[Resp3Server]) -> None:
+    """One that has come back with an old configuration is not followed; sentinels that were set up anew are."""
+    for server in three:
+        says(server, 2, epoch=5)
+    async with Ear(three, timeout_s=0.2) as ear:
+        assert await ear.located() == 2
+        for server in three[1:]:
+            server.answers.pop("SENTINEL")
+        says(three[0], 1, epoch=4)
+        await ear.until(lambda s: s.heard == 1)
+        with pytest.raises(SourceError, match="older than what was heard"):
+            await ear.located()
+        assert ear.moves == []
+
+        says(three[1], 1, epoch=0)
+        says(three[2], 1, epoch=0)
+        await ear.until_named(1)
+
+
+# -- real sentinels with passwords
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelSet]:
+    """Run a set whose sentinels have a password of their own."""
+    with sentinel_set(tmp_path_factory.mktemp("s"), kind=SERVER, sentinel_password=PASSWORD) as started:
+        yield started
+
+
+async def test_sentinels_have_credentials_of_their_own(guarded: SentinelSet) -> None:
+    """They are options of the URL; without them it is told that they are needed."""
+    addresses = tuple(Address("127.0.0.1", sentinel.port) for sentinel in guarded.sentinels)
+    for password, told in ((PASSWORD, ""), ("", "NOAUTH"), ("wrong", "WRONGPASS|invalid")):
+        sentinels = Sentinels(Watch(SERVICE, addresses, password=password), timeout_s=2.0, moved=lambda _: None)
+        async with sentinels.followed(lambda error: pytest.fail(str(error))):
+            with pytest.raises(SourceError, match=told) if told else contextlib.nullcontext():
+                assert (await sentinels.locate()).port == guarded.primary.proxy.port
