@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from sse_gateway.errors import SourceError
 from sse_gateway.place import connect, place_of, watch_of
 from sse_gateway.sentinels import Sentinels
 
@@ -54,5 +55,27 @@ class Primary:
             OSError: Nobody is there.
             SourceError: It cannot be found, or a file of the URL cannot be used.
         """
-        place = self._place if self.sentinels is None else self._place.at(await self.sentinels.locate())
-        return await connect(place, make)
+        if self.sentinels is None:
+            return await connect(self._place, make)
+        address = await self.sentinels.locate()
+        try:
+            return await connect(self._place.at(address), make)
+        except OSError as error:  # its text does not always say where
+            raise SourceError(f"{address}, which the sentinels name: {error}") from error
+
+
+async def open_link(url: str, make: Callable[[], Link], *, timeout_s: float) -> Link:
+    """Open one connection to what a URL names; its sentinels are asked just for this.
+
+    Raises:
+        OSError: Nobody is there.
+        SourceError: It cannot be found, or a file of the URL cannot be used.
+    """
+    failures: list[BaseException] = []
+    primary = Primary(url, timeout_s=timeout_s)
+    try:
+        async with primary.followed(failures.append):
+            return await primary.open(make)
+    finally:
+        if failures:
+            raise failures[0]

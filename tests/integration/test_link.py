@@ -9,7 +9,7 @@ import pytest
 
 from sse_gateway.errors import SourceError
 from sse_gateway.link import Link
-from sse_gateway.place import connect as open_link, place_of
+from sse_gateway.primary import open_link
 from tests.support.resp3_server import Recorder, Resp3Server, bulk, message, push, resp3_server
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[Resp3Server]:
 
 async def connect(server: Resp3Server, recorder: Recorder) -> Link:
     """Open a link to a scripted server."""
-    return await open_link(place_of(server.url), lambda: Link(recorder, CONTROL.encode(), b"token"))
+    return await open_link(server.url, lambda: Link(recorder, CONTROL.encode(), b"token"), timeout_s=5)
 
 
 def expected() -> list[tuple[bytes, bytes, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sse_gateway.errors import SourceError
+from sse_gateway.link import Link
 from sse_gateway.place import Address, Watch
+from sse_gateway.primary import open_link
 from sse_gateway.sentinels import POLL_S, Sentinels
 from tests.conftest import SERVER
-from tests.support.resp3_server import Resp3Server, bulk, message, resp3_server
+from tests.support.documents import DOCS, read
+from tests.support.resp3_server import Recorder, Resp3Server, bulk, message, resp3_server
 from tests.support.sentinels import SERVICE, SentinelSet, sentinel_set
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 PASSWORD = "watch me"  # noqa: S105 - of a server of the test's own
 NOQUORUM = b"-NOQUORUM 1 usable Sentinels. Not enough available Sentinels to reach the majority\r\n"
@@ -211,6 +215,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelSet]:
         yield started
 
 
+async def test_the_least_privileged_user_of_a_sentinel_will_do(guarded: SentinelSet) -> None:
+    """What the operators' page grants is enough."""
+    (granted,) = re.findall(r"a user needs no more than `([^`]+)`", read(DOCS / "operations.md"))
+    for sentinel in guarded.sentinels:
+        sentinel.call("ACL", "SETUSER", "gw", "on", f">{PASSWORD}", *granted.split())
+    addresses = tuple(Address("127.0.0.1", sentinel.port) for sentinel in guarded.sentinels)
+    sentinels = Sentinels(Watch(SERVICE, addresses, "gw", PASSWORD), timeout_s=5.0, moved=lambda _: None)
+    async with sentinels.followed(lambda error: pytest.fail(str(error))):
+        assert (await sentinels.locate()).port == guarded.primary.proxy.port
+
+
 async def test_sentinels_have_credentials_of_their_own(guarded: SentinelSet) -> None:
     """They are options of the URL; without them it is told that they are needed."""
     addresses = tuple(Address("127.0.0.1", sentinel.port) for sentinel in guarded.sentinels)
@@ -219,3 +234,31 @@ async def test_sentinels_have_credentials_of_their_own(guarded: SentinelSet) -> 
         async with sentinels.followed(lambda error: pytest.fail(str(error))):
             with pytest.raises(SourceError, match=told) if told else contextlib.nullcontext():
                 assert (await sentinels.locate()).port == guarded.primary.proxy.port
+
+
+# -- a connection
+
+
+def link_of(url: str) -> Awaitable[Link]:
+    """Open one connection."""
+    return open_link(url, lambda: Link(Recorder(), b"control", b"token"), timeout_s=1.0)
+
+
+async def test_one_connection_asks_the_sentinels_once(three: list[Resp3Server]) -> None:
+    """It goes to whom they name, and nobody is asked any more when it is open."""
+    async with resp3_server() as primary:
+        for server in three:
+            says(server, primary.port)
+        link = await link_of(f"redis+sentinel://{','.join(f'127.0.0.1:{s.port}' for s in three)}/{SERVICE}")
+        assert await link.call(b"PING") == b"PONG"
+        asked = [len(server.commands) for server in three]
+        await asyncio.sleep(2 * POLL_S)
+        link.close()
+
+    assert [len(server.commands) for server in three] == asked
+
+
+async def test_a_primary_that_is_not_there_is_told_by_its_address(three: list[Resp3Server]) -> None:
+    """The operator sees whom the sentinels name."""
+    with pytest.raises(SourceError, match=r"127\.0\.0\.1:1, which the sentinels name: "):
+        await link_of(f"redis+sentinel://127.0.0.1:{three[0].port}/{SERVICE}")
