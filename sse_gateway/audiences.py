@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class Audiences:
         self._by_follow: dict[tuple[Follow, Framing], Audience] = {}
         self._by_prefix: dict[str, dict[Audience, None]] = {}
         self._lengths: Counter[int] = Counter()  # of those prefixes: few, where the prefixes may be very many
-        self._quiet: OrderedDict[Audience, None] = OrderedDict()  # longest silent first
+        self._watched: dict[int, dict[Audience, None]] = {}  # by the second in which they got something, or since
 
     def __len__(self) -> int:
         return len(self._by_follow)
@@ -64,19 +64,31 @@ class Audiences:
         found = [self._by_prefix.get(name[:length], ()) for length in self._lengths if length <= len(name)]
         return chain(window.audiences, *found)
 
-    def note_sent(self, audience: Audience, now: float) -> None:
-        """Note that an audience gets something."""
-        audience.sent_at = now
-        self._quiet.move_to_end(audience)
-
     def silent_since(self, then: float) -> list[Audience]:
-        """Find those that have got nothing since a moment. O(found)."""
+        """Find those that have got nothing since a moment. O(found, and those last looked at before it)."""
         silent = []
-        for audience in self._quiet:
-            if audience.sent_at > then:
-                break
-            silent.append(audience)
+        for second in [second for second in self._watched if second <= then]:
+            for audience in tuple(self._watched[second]):
+                if audience.sent_at <= then:
+                    silent.append(audience)
+                else:
+                    self._unwatch(audience)
+                    self._watch(audience)
         return silent
+
+    def _watch(self, audience: Audience) -> None:
+        """Have a look at an audience once it may be silent.
+
+        What it gets until then only moves its `sent_at`: to keep all in order of that would cost more than a pass.
+        """
+        audience.watched_at = int(audience.sent_at)
+        self._watched.setdefault(audience.watched_at, {})[audience] = None
+
+    def _unwatch(self, audience: Audience) -> None:
+        watched = self._watched[audience.watched_at]
+        del watched[audience]
+        if not watched:
+            del self._watched[audience.watched_at]
 
     def dissolve_if_empty(self, audience: Audience) -> int:
         """Let go of an audience that nobody is left of.
@@ -87,7 +99,7 @@ class Audiences:
         if audience.size or audience.waiting:
             return 0
         del self._by_follow[audience.follow, audience.framing]
-        del self._quiet[audience]
+        self._unwatch(audience)
         for window in audience.windows:
             del window.audiences[audience]
             if not window.audiences:
@@ -102,7 +114,7 @@ class Audiences:
     def _make(self, reader: Reader, now: float) -> Audience:
         windows = [self._history.attach(name, rule, now) for name, rule in reader.follow.exact]
         audience = Audience(reader.follow, reader.framing, windows, now)
-        self._quiet[audience] = None
+        self._watch(audience)
         for window in windows:
             window.audiences[audience] = None
         for prefix, _ in reader.follow.prefixes:

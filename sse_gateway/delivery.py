@@ -170,10 +170,10 @@ class Delivery:
         reader.outbox = None
         self._lagging.pop(reader, None)
 
-    def position(self, reader: Reader) -> int:
-        """Up to where a reader has everything of its channels, told or delivered."""
+    def position(self, reader: Reader, head: int) -> int:
+        """Up to where a reader has everything of its channels, told or delivered; live, up to `head` at most."""
         if reader.phase is Phase.LIVE and reader.audience is not None:
-            return reader.audience.position_of(reader, self._log.head)
+            return reader.audience.position_of(reader, head)
         return reader.position
 
     def limit(self, queue_bytes: int) -> None:

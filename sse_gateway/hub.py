@@ -1,8 +1,8 @@
 """The core: messages in, passes and replays out. Plain calls, no waiting, no clock.
 
 Rules:
-    1. `publish` counts, decodes, encodes once, holds and marks for fan-out; `flush` at the end of a
-       read batch turns the marks into passes. Neither waits for a client (I4).
+    1. `publish` counts, decodes, encodes once and holds; `flush` at the end of a read batch makes passes of
+       what it brought. Neither waits for a client (I4).
     2. `step` does a bounded slice of what is due: some writes of a pass, or one replay's next
        chunk. The loop calls it while `is_busy`, between everything else it has to do.
     3. A reader is attached, catches up, and joins its audience in the same call in which its pull
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from sse_gateway.audience import Desk
 from sse_gateway.audiences import Audiences
+from sse_gateway.batch import Batch, Joiner, batch_of
 from sse_gateway.cut import Cut
 from sse_gateway.delivery import Delivery
 from sse_gateway.errors import SnapshotError
@@ -29,7 +30,6 @@ from sse_gateway.outbox import Outbox
 from sse_gateway.placement import Placement
 from sse_gateway.reader import Catchup, Phase
 from sse_gateway.reasons import CloseReason, GapReason
-from sse_gateway.replay import wrapped_event
 from sse_gateway.snapshot import MIN_SNAPSHOT, Snapshot
 from sse_gateway.tally import Tally
 from sse_gateway.window import Event
@@ -37,11 +37,12 @@ from sse_gateway.window import Event
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sse_gateway.audience import Audience, Pass, Write
+    from sse_gateway.audience import Audience, Write
     from sse_gateway.channels import Rule, RuleTable
     from sse_gateway.errors import MessageError
     from sse_gateway.reader import Reader
     from sse_gateway.subscription import Subscription
+    from sse_gateway.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,9 @@ class Hub:
         )
         self._audiences = Audiences(self.history)
         self.placement = Placement(self.log, self.history, self.tally, self.schedule)
-        self._touched: list[Audience] = []  # have events pending
+        self._fresh: dict[Window, list[Event]] = {}  # what this read batch has brought so far
         self._ready: deque[Audience] = deque()  # have passes
         self._catching: deque[Reader] = deque()
-        self._served: tuple[Pass, int] | None = None
 
     # What comes from the source.
 
@@ -124,12 +124,18 @@ class Hub:
         """Begin a new epoch: what was published in between, nobody knows. Every stream is told one gap, in log order."""
         self.flush(now)
         epoch = self.log.begin_epoch(name, reason)
-        cursor = self.log.cursor(epoch.base)
-        for audience in self._audiences:
-            frame = gap_frame(cursor, reason, audience.follow.asked, None)
-            self._mark(audience, Event(epoch.base, None, frame, now, type_=reason.value))
-        self.flush(now)
+        self._tell_break(epoch, now)
+        self.placement.reached(now)
         self.placement.epoch_began(now)
+
+    def _tell_break(self, epoch: Epoch, now: float) -> None:
+        """Tell all live streams that nobody knows what came before an epoch."""
+        cursor = self.log.cursor(epoch.base)
+        found: dict[Audience, tuple[Batch, ...]] = {}
+        for audience in self._audiences:
+            frame = gap_frame(cursor, epoch.reason, audience.follow.asked, None)
+            found[audience] = (batch_of([Event(epoch.base, None, frame, now, type_=epoch.reason.value)]),)
+        self._send(found, now)
 
     def publish(
         self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
@@ -150,25 +156,41 @@ class Hub:
         if not isinstance(taken, Event):
             return taken
         assert taken.window is not None  # noqa: S101 - it was held there
-        for audience in self._audiences.followers(taken.window):
-            self._mark(audience, taken)
+        self._fresh.setdefault(taken.window, []).append(taken)
         return None
 
     def flush(self, now: float) -> None:
         """End a read batch: make passes of what it brought."""
-        touched, self._touched = self._touched, []
-        wrapped: dict[int, Event] = {}
-        for audience in touched:
-            events, audience.pending = audience.pending, []
-            if not audience.size:  # gone meanwhile, or its readers still catch up: they pull from the windows
-                continue
-            if audience.framing.wrapped:
-                events = [wrapped_event(event, wrapped) for event in events]
-            if not audience.passes:
-                self._ready.append(audience)
-            self.tally.pass_bytes += audience.put(events)
-            self._audiences.note_sent(audience, now)
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            self._spread(fresh, now)
         self.placement.reached(now)
+
+    def _spread(self, fresh: dict[Window, list[Event]], now: float) -> None:
+        found: dict[Audience, tuple[Batch, ...]] = {}
+        for window, events in fresh.items():
+            alone = (batch_of(events),)
+            # Not one by one: an event may have very many audiences, and most get nothing else at the same time.
+            followers: dict[Audience, tuple[Batch, ...]] = dict.fromkeys(self._audiences.followers(window), alone)
+            for audience in found.keys() & followers.keys():
+                followers[audience] = found[audience] + alone
+            found |= followers
+        self._send(found, now)
+
+    def _send(self, found: dict[Audience, tuple[Batch, ...]], now: float) -> None:
+        """Make passes of what was found for each audience; who still catches up pulls it from the windows."""
+        joiner = Joiner()
+        waits = 0
+        for audience, batches in found.items():
+            if audience.size:
+                batch = batches[0] if len(batches) == 1 else joiner.join(batches)
+                if audience.framing.wrapped:
+                    batch = joiner.wrap(batch)
+                if not audience.passes:
+                    self._ready.append(audience)
+                waits += audience.put(batch, joiner)
+                audience.sent_at = now
+        self.tally.pass_bytes += waits
 
     # What comes from a peer, or goes to it.
 
@@ -283,7 +305,7 @@ class Hub:
 
     def farewell(self, reader: Reader, reason: CloseReason) -> bytes:
         """End a stream with a word: returns the bytes that complete it."""
-        here = self.log.cursor(self._delivery.position(reader))
+        here = self.log.cursor(self._delivery.position(reader, self._spread_to))
         if reader.catchup is not None and reader.catchup.gap is not None:  # not told yet: he has got no further
             here = reader.catchup.asked or here
         pending = reader.outbox.chunk if reader.outbox is not None else b""
@@ -318,6 +340,12 @@ class Hub:
         self.tally.closed[reason] += 1
         self.tally.pass_bytes -= self._audiences.dissolve_if_empty(audience)
 
+    @property
+    def _spread_to(self) -> int:
+        """Up to where everything is in passes, or behind them."""
+        oldest = next(iter(self._fresh.values()), None)
+        return self.log.head if oldest is None else oldest[0].position - 1
+
     # What the loop drives.
 
     @property
@@ -340,16 +368,19 @@ class Hub:
         return max((reader.outbox.fill for reader in self.lagging if reader.outbox is not None), default=0.0)
 
     def step(self, now: float) -> None:
-        """Do a slice of what is due: some writes of a pass, and one replay's next chunks."""
-        if self._ready:
-            audience = self._ready.popleft()
-            if audience.passes:
-                current, served = audience.deliver(self._write, self.limits.writes_per_step, self._desk, now)
-                self._served = current, served
-                self._delivery.limit(self.limits.queue_bytes)
-            if audience.passes:
+        """Do a slice of what is due: some writes of passes, and one replay's next chunks."""
+        left = self.limits.writes_per_step
+        ready, write, desk = self._ready, self._write, self._desk
+        while ready and left > 0:
+            audience = ready.popleft()
+            passes = audience.passes
+            if not passes:
+                continue
+            left -= audience.deliver(write, left, desk, now)
+            if passes:
                 # A pass under way goes on; between two passes others have their turn.
-                (self._ready.append if audience.passes[0].index == 0 else self._ready.appendleft)(audience)
+                (ready.appendleft if passes[0].index else ready.append)(audience)
+        self._delivery.limit(self.limits.queue_bytes)
         if self._catching:
             reader = self._catching.popleft()
             if reader.phase is not Phase.ENDED and self.advance(reader, now):
@@ -357,13 +388,7 @@ class Hub:
 
     def observe(self, now: float) -> None:
         """Count the deliveries of the last `step`, with the clock read after it."""
-        if self._served is None:
-            return
-        (current, served), self._served = self._served, None
-        if not served:
-            return
-        self.tally.bytes += current.size * served
-        self._desk.count(current.events, served, now)
+        self._desk.observe(now)
 
     def tick(self, now: float, *, live: bool) -> None:
         """Do what is due by the clock: expiry, heartbeats, time-outs.
@@ -376,17 +401,13 @@ class Hub:
         self.history.expire(now)
         self.placement.expire(now)
         silent = self._audiences.silent_since(now - self.limits.heartbeat_s)
-        frame = heartbeat_frame(self.log.cursor(self.log.head), live=live) if silent else b""
+        head = self.log.head
+        heartbeat = Batch((), [heartbeat_frame(self.log.cursor(head), live=live)], head) if silent else None
         for audience in silent:
-            if not audience.passes and audience.size:  # what is under way is no silence
+            if heartbeat and not audience.passes and audience.size:  # what is under way is no silence
                 self._ready.append(audience)
-                self.tally.pass_bytes += audience.put_heartbeat(frame, self.log.head)
-            self._audiences.note_sent(audience, now)
+                self.tally.pass_bytes += audience.put_heartbeat(heartbeat)
+            audience.sent_at = now
         for reader in list(self.lagging):
             if now - reader.progress_at > self.limits.write_timeout_s:
                 reader.sink.abort(CloseReason.TIMEOUT)
-
-    def _mark(self, audience: Audience, event: Event) -> None:
-        if not audience.pending:
-            self._touched.append(audience)
-        audience.pending.append(event)

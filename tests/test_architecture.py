@@ -23,6 +23,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "census",
             "audience",
             "audiences",
+            "batch",
             "checkpoints",
             "control",
             "credentials",

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from sse_gateway.channels import RuleTable
     from sse_gateway.cursor import Cursor
     from sse_gateway.hub import Limits
+    from sse_gateway.log import Epoch
     from sse_gateway.reader import Reader
     from sse_gateway.reasons import CloseReason
-    from sse_gateway.window import Event, Window
+    from sse_gateway.window import Window
     from tests.support.schedules import MakeHub
 
 SCHEDULES = int(os.environ.get("SSE_GATEWAY_TEST_SCHEDULES", "300"))
@@ -122,9 +123,9 @@ class TellsGapElsewhere(Delivery):
 class ClaimsTheHead(Delivery):
     """I1: the last block names the log's head, whatever still waits."""
 
-    def position(self, reader: Reader) -> int:
+    def position(self, reader: Reader, head: int) -> int:
         """See `Delivery`."""
-        del reader
+        del reader, head
         return self._log.head
 
 
@@ -195,12 +196,19 @@ class SendsTwice(Hub):
         super().step(now)
 
 
+class ClaimsWhatIsNotSpread(Delivery):
+    """I1: the last block stands for what is published and not yet in a pass."""
+
+    def position(self, reader: Reader, head: int) -> int:
+        """See `Delivery`."""
+        return super().position(reader, max(head, self._log.head))
+
+
 class TellsNoBreak(Hub):
     """I2: live streams do not learn of a new epoch."""
 
-    def _mark(self, audience: Audience, event: Event) -> None:
-        if event.window is not None:
-            super()._mark(audience, event)
+    def _tell_break(self, epoch: Epoch, now: float) -> None:
+        """See `Hub`."""
 
 
 class BeatsTooEarly(Hub):
@@ -244,6 +252,7 @@ MUTANTS: dict[str, MakeHub] = {
     "tells no gap before a queue": rewired(delivery=TellsNoGapInQueue),
     "tells a gap elsewhere": rewired(delivery=TellsGapElsewhere),
     "claims the head": rewired(delivery=ClaimsTheHead),
+    "claims what is not spread": rewired(delivery=ClaimsWhatIsNotSpread),
     "loses the rest of a chunk": rewired(delivery=LosesTheRest),
     "trusts cursors": rewired(log=TrustsCursors),
     "forgets idempotency keys": rewired(history=ForgetsKeys),

@@ -345,11 +345,12 @@ class Run:
 
     def _measure(self) -> None:
         passes = [current for audience in self.hub._audiences for current in audience.passes]
-        ensure(self.hub.tally.pass_bytes == sum(current.size for current in passes), "pass_bytes")
+        waiting = {current.batch for current in passes}  # several audiences may share one
+        ensure(self.hub.tally.pass_bytes == sum(batch.size for batch in waiting), "pass_bytes")
         events, size = self._largest_pass
         self._largest_pass = (
-            max([events, *(len(current.events) for current in passes)]),
-            max([size, *(current.size for current in passes)]),
+            max([events, *(len(current.batch.events) for current in passes)]),
+            max([size, *(current.batch.size for current in passes)]),
         )
 
     def _quiesce(self) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sse_gateway.audience import Audience, Batch, Desk
+from sse_gateway.audience import Audience, Desk
+from sse_gateway.batch import Batch, Joiner, batch_of
 from sse_gateway.channels import QueueBounds
 from sse_gateway.outbox import CHUNK_BYTES, Outbox
 from sse_gateway.reader import Follow, Framing, Reader
@@ -49,8 +50,7 @@ class Hall:
             """As the hub does: settle, and with the last member everything goes."""
             self.audience.leave(reader)
             if not self.audience.size:
-                self.tally.pass_bytes -= sum(current.size for current in self.audience.passes)
-                self.audience.passes.clear()
+                self.tally.pass_bytes -= self.audience.drop_passes()
 
         sock.on_abort = leave
         self.audience.join(reader)
@@ -58,15 +58,19 @@ class Hall:
 
     def put(self, *events: Event) -> None:
         """Send a batch."""
-        self.tally.pass_bytes += self.audience.put(events)
+        self.tally.pass_bytes += self.audience.put(batch_of(events), Joiner())
 
     def put_heartbeat(self, position: int) -> None:
         """Send a heartbeat."""
-        self.tally.pass_bytes += self.audience.put_heartbeat(HEARTBEAT, position)
+        self.tally.pass_bytes += self.audience.put_heartbeat(Batch((), [HEARTBEAT], position))
 
     def deliver(self, limit: int = 1000, now: float = 0.0) -> int:
-        """Serve some slots of the oldest pass; returns how many members got all of it."""
-        return self.audience.deliver(self.network.write, limit, self.desk, now)[1]
+        """Serve some slots of the oldest pass; returns how many members got all of it at once."""
+        batch = self.audience.passes[0].batch
+        self.audience.deliver(self.network.write, limit, self.desk, now)
+        served, batch.served = batch.served, 0
+        self.desk.served.clear()
+        return served
 
     def deliver_all(self) -> None:
         """Serve all passes."""
@@ -87,31 +91,18 @@ def test_desk_counts() -> None:
     assert (sum(desk.tally.publish_latency.counts), desk.tally.publish_latency.sum) == (4, 6.0)
 
 
-def test_batch_is_joined_once() -> None:
-    """The frames of a batch become one blob, in chunks of whole frames (rule 1)."""
-    third = b"x" * (CHUNK_BYTES // 3)
-    frames = [third, third, third, b"aa", b"b" * CHUNK_BYTES, b"c", b"d"]
+def test_desk_observes() -> None:
+    """What was handed over is counted once, with the clock read afterwards; what nobody got is not."""
+    desk = Desk(Tally(1))
+    batch, unwanted = batch_of([event(1), break_(2)]), batch_of([event(3)])
+    desk.served += [batch, unwanted]
+    batch.served = 3
 
-    plain, chunked = Batch(frames, chunked=False), Batch(frames, chunked=True)
+    desk.observe(2.0)
+    desk.observe(9.0)
 
-    assert plain.blob == unchunk(chunked.blob) == b"".join(frames)
-    assert [events for _, events in plain.cuts] == [events for _, events in chunked.cuts] == [4, 5, 7]
-    assert [end for end, _ in plain.cuts] == [CHUNK_BYTES, 2 * CHUNK_BYTES, len(plain.blob)]
-    assert chunked.cuts[-1][0] == len(chunked.blob)
-    assert chunked.blob.startswith(b"8000\r\n")
-
-
-def test_rest_of_a_batch() -> None:
-    """Wherever a socket stops, the chunk it has begun is sent to its end, and what comes after it is queued."""
-    batch = Batch([b"x" * CHUNK_BYTES, b"ab", b"cd"], chunked=True)
-    (first, _), (last, _) = batch.cuts
-
-    assert batch.rest_after(0) == (b"", 0)
-    assert batch.rest_after(1) == (batch.blob[1:first], 1)
-    assert batch.rest_after(first - 1) == (b"\n", 1)
-    assert batch.rest_after(first) == (b"", 1)
-    assert batch.rest_after(first + 1) == (batch.blob[first + 1 :], 3)
-    assert batch.rest_after(last) == (b"", 3)
+    assert (desk.tally.deliveries, desk.tally.latency.sum, desk.tally.bytes) == (3, 6.0, 3 * batch.size)
+    assert (batch.served, desk.served) == (0, [])
 
 
 def test_everybody_gets_a_batch() -> None:
@@ -139,6 +130,26 @@ def test_slices() -> None:
     assert served == [2, 2, 1]
     assert [sock.taken for _, sock in members] == [event(1).frame] * 5
     assert hall.audience.passes == []
+
+
+def test_a_batch_of_two_audiences() -> None:
+    """It is counted once for all who got it in a step, and waits until the last audience has been served (I5)."""
+    hall, other = Hall(), Hall()
+    other.tally, other.desk = hall.tally, hall.desk
+    for _ in range(2):
+        hall.join()
+        other.join()
+    batch = batch_of([event(1)])
+    waits = [found.audience.put(batch, Joiner()) for found in (hall, other)]
+    hall.tally.pass_bytes = sum(waits)
+
+    hall.audience.deliver(hall.network.write, 9, hall.desk, 0.0)
+    between = hall.tally.pass_bytes
+    other.audience.deliver(other.network.write, 9, hall.desk, 0.0)
+
+    assert waits == [batch.size, 0]
+    assert (between, hall.tally.pass_bytes) == (batch.size, 0)
+    assert (batch.served, hall.desk.served) == (4, [batch])
 
 
 def test_waiting_passes_merge() -> None:
@@ -315,7 +326,8 @@ def test_last_client_left() -> None:
     sock.is_gone = True
     hall.put(event(1))
 
-    current, served = hall.audience.deliver(hall.network.write, 10, hall.desk, 0.0)
+    current = hall.audience.passes[0]
+    served = hall.deliver(10)
 
     assert (current.index, served) == (1, 0)
     assert (hall.audience.passes, hall.audience.size, hall.tally.pass_bytes) == ([], 0, 0)
@@ -497,16 +509,6 @@ def test_slots_stay_while_passes_wait() -> None:
     assert late_sock.taken == b""
 
 
-def test_position_before_a_batch_ends() -> None:
-    """What is marked but not yet in a pass is not there for anybody."""
-    hall = Hall()
-    reader = hall.join()[0]
-
-    hall.audience.pending.append(event(7))
-
-    assert hall.audience.position_of(reader, 9) == 6
-
-
 def test_passes_are_dropped() -> None:
     """Passes under way are forgotten once nobody is left of their members, and their bytes with them (I5)."""
     hall = Hall()
@@ -520,7 +522,7 @@ def test_passes_are_dropped() -> None:
 
     dropped = hall.audience.drop_passes()
     hall.audience.join(reader)
-    hall.audience.put([event(4)])
+    hall.put(event(4))
     hall.deliver()
 
     assert dropped == 60

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sse_gateway.audiences import Audiences
+from sse_gateway.batch import Joiner, batch_of
 from sse_gateway.channels import Rule, RuleTable
 from sse_gateway.history import History
 from sse_gateway.reader import Framing, Reader
@@ -99,7 +100,7 @@ def test_dissolve_counts_what_waited() -> None:
     """What still waited in passes is dropped, and returned as bytes (I5)."""
     hall = Hall()
     audience = hall.admit("channel=a")
-    audience.put([Event(1, None, b"x" * 50, 0.0)])
+    audience.put(batch_of([Event(1, None, b"x" * 50, 0.0)]), Joiner())
 
     assert hall.dissolve(audience) == 50
     assert not audience.passes
@@ -115,14 +116,28 @@ def test_an_audience_in_use_stays() -> None:
 
 
 def test_silent() -> None:
-    """Those that got nothing for the longest time come first, those that got something do not come."""
+    """Those that got nothing since a moment are found, however often they are looked for; the others are not."""
     hall = Hall()
     first, second, third = (hall.admit(f"channel=a{now}", float(now)) for now in range(3))
 
     assert hall.audiences.silent_since(1.0) == [first, second]
-    hall.audiences.note_sent(first, 5.0)
+    first.sent_at = 5.5
     assert hall.audiences.silent_since(2.0) == [second, third]
-    assert hall.audiences.silent_since(5.0) == [second, third, first]
+    assert hall.audiences.silent_since(5.0) == [second, third]
+    assert hall.audiences.silent_since(5.5) == [second, third, first]
+
+
+def test_nobody_is_watched_for_ever() -> None:
+    """An audience is found under one second only, and under none once it is dissolved (I5)."""
+    hall = Hall()
+    first, second = (hall.admit(f"channel=a{now}") for now in range(2))
+    first.sent_at = second.sent_at = 7.0
+    hall.audiences.silent_since(6.0)
+
+    for audience in (first, second):
+        hall.dissolve(audience)
+
+    assert hall.audiences._watched == {}
 
 
 def test_waiting_in_order() -> None:

@@ -47,7 +47,7 @@ class Pair:
         queued = sum(len(reader.outbox) for reader in readers if reader.outbox is not None)
         passes = [current for audience in core.hub._audiences for current in audience.passes]
         assert core.hub.tally.queue_bytes == charged + queued
-        assert core.hub.tally.pass_bytes == sum(current.size for current in passes)
+        assert core.hub.tally.pass_bytes == sum({current.batch: current.batch.size for current in passes}.values())
         assert core.hub.log.cursor(core.hub.log.head) == self.peer.hub.log.cursor(self.peer.hub.log.head)
 
 
