@@ -234,10 +234,15 @@ class Connection(web.RequestHandler):
         """Serve the connection; what not even the library foresaw ends it alone (I9).
 
         A host that no decoder takes raises before there is a request: unanswered, the connection
-        would stay, and its task's exception would come up as the process's own.
+        would stay, and its task's exception would come up as the process's own. What fails in the answer
+        to a request has been dealt with by whoever answers it.
         """
         try:
             await super().start()
+        except ValueError:
+            if self.transport is not None:
+                self.transport.write(raw_problem(400, "the target is no address"))
+            self.force_close()
         except Exception as error:  # noqa: BLE001 - its text quotes the request
             log_event(_log, logging.ERROR, "request.failed", error=type(error).__name__)
             self.force_close()

@@ -122,7 +122,10 @@ class Front:
                 return await self._other(request)
             return await self._events(request, None if path == "/events" else path.removeprefix("/events/"), query)
         except RequestError as error:
-            return problem(error.status, error.detail, self._cors(request))
+            response = problem(error.status, error.detail, self._cors(request))
+            if request.body_exists:  # not read, and nothing behind it is a request
+                response.force_close()
+            return response
         except ConnectionError:  # the client has left; the server knows what to do
             raise
         except Exception as error:  # noqa: BLE001 - rule 3

@@ -46,6 +46,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     They keep to channels of their own.
     """
     with valkey_support.running(tmp_path_factory.mktemp("valkey"), kind=SERVER) as server:
+        valkey_support.SHARED.add(server.url)
         yield server
 
 

