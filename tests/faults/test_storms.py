@@ -1,0 +1,90 @@
+"""Many hostile clients at once: honest ones do not notice, and afterwards everything is as it was before."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sse_gateway.connections import REQUEST_S
+from tests.support.gateway_process import CONNECTIONS, MARKER, STREAM_CLOSED, configuration
+from tests.support.streams import follow
+
+if TYPE_CHECKING:
+    from tests.conftest import Connect
+    from tests.support.gateway_process import Gateways
+    from tests.support.raw_client import Stream
+    from tests.support.valkey import Valkey
+
+SECONDS = 6.0 * int(os.environ.get("SSE_GATEWAY_TEST_ROUNDS", "1"))
+"""How long; ten rounds are a minute."""
+
+PER_SECOND = 100
+HONEST = 10
+
+NOISE_S = 0.05
+"""What a busy machine adds to any latency: below it nothing is compared."""
+
+
+def descriptors(pid: int) -> int:
+    """Descriptors that a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def p99_s(streams: list[Stream], valkey: Valkey, channel: str, seconds: float) -> float:
+    """Publish now and then, and see how late the last of the streams gets it."""
+    taken: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begun = time.monotonic()
+        data = f"{begun}"
+        valkey.publish_many([(f"sse:{channel}", data), (f"sse:{channel}bulk", "x" * 4000)])
+        for stream in streams:
+            stream.wait_data(data)
+        taken.append(time.monotonic() - begun)
+        time.sleep(max(0.0, 0.02 - taken[-1]))
+    return statistics.quantiles(taken, n=100)[98]
+
+
+def test_honest_clients_do_not_notice_a_storm(
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
+) -> None:
+    """Aborted connections, endless headers, streams that are not read or opened in a loop: bounded, cleaned up, told."""
+    config = configuration(
+        valkey.url,
+        limits={"connections_per_second": PER_SECOND},
+        stream={"heartbeat": "300ms", "write_timeout": "2s", "send_buffer": "16KiB"},
+    )
+    gateway = gateways.start(config)
+    streams = [follow(connect, gateway, f"/{channel}") for _ in range(HONEST)]
+    calm_s = p99_s(streams, valkey, channel, 2.0)
+    before = descriptors(gateway.worker_pid)
+    assert isinstance(gateway.address, tuple)
+    command = [sys.executable, "-m", "tests.support.hostile", str(gateway.address[1]), str(SECONDS), f"{channel}bulk"]
+    begun = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hostile:
+        stormy_s = p99_s(streams, valkey, channel, SECONDS)
+        assert gateway.admin_status("/readyz") == 200
+        counts = json.loads(hostile.communicate(timeout=30)[0])
+    seconds = time.monotonic() - begun
+    lines = [record for record in gateway.logs if record["event"] != STREAM_CLOSED]
+    closed = gateway.records(STREAM_CLOSED)
+    gateway.wait_metric(CONNECTIONS, HONEST)
+    gateway.wait_metric(MARKER + "connections_waiting", 0, timeout_s=REQUEST_S + 3)
+    gateway.wait_metric(MARKER + "queue_bytes", 0)
+
+    print(f"p99 {calm_s * 1000:.1f} ms, in the storm {stormy_s * 1000:.1f} ms; {counts}; {len(closed)} streams")  # noqa: T201
+    assert min(counts.values()) > 0
+    assert stormy_s <= 2 * max(calm_s, NOISE_S)
+    assert len(closed) <= PER_SECOND * (seconds / 0.9 + 1)
+    assert len(lines) <= 20 + 5 * (seconds + 1)
+    assert descriptors(gateway.worker_pid) <= before + 1
+    assert gateway.metric(MARKER + "streams_refused_total", reason="rate") > 0
+    for stream in streams:
+        assert not stream.gaps
+        stream.wait_next("gateway.heartbeat")
