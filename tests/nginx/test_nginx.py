@@ -253,7 +253,11 @@ def test_a_page_of_another_origin_may_read_the_refusal(gateway: GatewayProcess, 
 
     def answered(origin: str) -> bool:
         options = ("--include", "--header", f"Origin: {origin}", *accept("text/event-stream"))
-        return f"access-control-allow-origin: {origin}" in curl(nginx, "/events/a", *options)[1]
+        said = curl(nginx, "/events/a", *options)[1]
+        assert "vary: Origin" in said
+        named = {f"access-control-allow-origin: {origin}", "access-control-allow-credentials: true"}
+        assert named <= set(said.splitlines()) or "access-control-" not in said
+        return "access-control-" in said
 
     assert answered("https://app.example")
     assert not answered("https://evil.example")

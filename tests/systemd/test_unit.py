@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sse_gateway.cli import EXIT_CONFIG
-from sse_gateway.config import Settings
+from sse_gateway.config import Settings, effective_yaml, load_settings
 from sse_gateway.generation import SPARE_S
 from sse_gateway.stream import LINGER_S
 from sse_gateway.streams import RESERVED_DESCRIPTORS
@@ -65,6 +65,29 @@ def test_its_numbers_fit_the_gateways() -> None:
     """A stop has time for the drain and the last words; there is a descriptor for every stream."""
     assert seconds("TimeoutStopSec") >= SETTINGS.shutdown.drain_s + max(2 * LINGER_S + 5, SPARE_S)
     assert int(value("LimitNOFILE")) >= SETTINGS.limits.connections + RESERVED_DESCRIPTORS
+
+
+def test_no_memory_is_written_to_disk() -> None:
+    """It holds secrets."""
+    assert value("LimitCORE") == "0"
+
+
+def test_secrets_come_as_credentials(tmp_path: Path) -> None:
+    """The lines that are ready to be used name keys that take a file, and the files hold what is in effect."""
+    text = TEXT.replace("#LoadCredential", "LoadCredential").replace("#Environment", "Environment")
+    credentials = dict(re.findall(r"(?m)^LoadCredential=([a-z-]+):(/etc/sse-gateway/[a-z-]+)$", text))
+    variables = dict(re.findall(r"(?m)^Environment=(SSE_GATEWAY__\w+__FILE)=%d/([a-z-]+)$", text))
+    assert credentials.keys() == set(variables.values())
+    (tmp_path / "gw.yaml").write_text("auth: {mode: jwt}\n")
+    secrets = {"redis-url": "redis://:hunter2@h"}
+    for name in credentials:
+        (tmp_path / name).write_text(secrets.get(name, "hunter2" * 8) + "\n")
+    env = {variable: str(tmp_path / name) for variable, name in variables.items()}
+    settings = load_settings(tmp_path / "gw.yaml", env)
+
+    assert settings.admin.token.get_secret_value() == settings.auth.secret.get_secret_value() == "hunter2" * 8
+    assert settings.redis.url.get_secret_value() == "redis://:hunter2@h"
+    assert "hunter2" not in effective_yaml(settings)
 
 
 def test_workers_are_the_supervisors_business() -> None:
