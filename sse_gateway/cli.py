@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
@@ -160,6 +161,73 @@ def tail(url: str, last_event_id: str, token: str | None) -> None:
         if not value.isprintable():
             raise click.UsageError(f"{name} has a character that no header may have")
     asyncio.run(follow(url, _write_line, last_event_id=last_event_id, token=token))
+
+
+@commands.command()
+@click.option("--channels", required=True, metavar="'A,B*'", help="What it may read: names, and prefixes with a star.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it lives.")
+@click.option("--subject", metavar="S", help="Whose it is.")
+@click.option("--config", "file", type=_config_file, help="Of the gateway; else its environment: see below.")
+def token(channels: str, ttl: str, subject: str | None, file: Path | None) -> None:
+    """Make a token for development, signed with the gateway's secret.
+
+    Without --config the secret comes from SSE_GATEWAY__AUTH__SECRET, or the file that SSE_GATEWAY__AUTH__SECRET__FILE names.
+    """
+    from sse_gateway.config import load_environment, load_settings
+    from sse_gateway.grants import read_grant
+    from sse_gateway.mint import mint
+
+    auth = (load_environment(os.environ) if file is None else load_settings(file, os.environ)).auth
+    lifetime_s = _duration("--ttl", ttl, auth.max_lifetime_s, "auth.max_lifetime")
+    names = channels.split(",")
+    try:
+        read_grant(names)
+    except ValueError as error:
+        raise click.UsageError(f"--channels: {error}") from None
+    click.echo(mint(auth, names, subject, lifetime_s, _now()))
+
+
+@commands.command()
+@click.option("--config", "file", required=True, type=_config_file, help="Of the gateway, or any of its cluster.")
+@click.option("--subject", metavar="S", help="Whose tokens: their claim sub.")
+@click.option("--token", "token_id", metavar="JTI", help="The id of one token: its claim jti. Not the token itself.")
+@click.option(
+    "--for", "lasts", metavar="1h", help="How long it holds; by default auth.max_lifetime: every token's life."
+)
+def revoke(file: Path, subject: str | None, token_id: str | None, lasts: str | None) -> None:
+    """Revoke tokens: streams end within seconds, on all nodes, and new ones are refused."""
+    from sse_gateway.config import load_settings
+    from sse_gateway.quantities import format_duration
+    from sse_gateway.revoke import revoke as tell
+
+    if not subject and not token_id:
+        raise click.UsageError("name a --subject, or a --token by its id")
+    settings = load_settings(file, os.environ)
+    longest_s = settings.auth.max_lifetime_s
+    hold_s = longest_s if lasts is None else _duration("--for", lasts, longest_s, "auth.max_lifetime")
+    now = _now()
+    told = asyncio.run(tell(settings, subject or None, token_id or None, int(now + hold_s) + 1, now))
+    click.echo(
+        f"revoked for {format_duration(hold_s)}; {told} process(es) of cluster {settings.cluster.name!r} were told"
+    )
+    if told == 0:
+        _complain("no gateway of this cluster is connected to this Redis: those that start will find it in the list")
+
+
+def _duration(option: str, text: str, most_s: float, most: str) -> float:
+    from sse_gateway.quantities import format_duration, parse_duration
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} {error}") from None
+    if not 0 < seconds <= most_s:
+        raise click.UsageError(f"{option} must be more than 0s, and at most {format_duration(most_s)} ({most})")
+    return seconds
+
+
+def _now() -> float:
+    return time.time()  # noqa: TID251 - a command's only look at the clock
 
 
 def _open_standard_descriptors() -> None:

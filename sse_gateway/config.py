@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from sse_gateway.conflicts import find_conflicts
-from sse_gateway.document import Document, Key, name_of, read_document
+from sse_gateway.document import Document, Key, Place, name_of, read_document
 from sse_gateway.errors import ConfigError
 from sse_gateway.overrides import apply_overrides
 from sse_gateway.quantities import format_size
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from sse_gateway.conflicts import Conflict
-    from sse_gateway.document import Place
 
 __all__ = ["Settings", "effective_yaml", "load_settings", "settings_schema"]
 
@@ -73,7 +72,21 @@ def load_settings(path: Path, env: Mapping[str, str]) -> Settings:
     Raises:
         ConfigError: Every problem found, in the order of the file, those of the environment last.
     """
-    document = read_document(path)
+    return _load(read_document(path), env)
+
+
+def load_environment(env: Mapping[str, str]) -> Settings:
+    """Settings without a file: all that is not in the environment is at its default, but for tokens being asked for.
+
+    Raises:
+        ConfigError: As `load_settings`.
+    """
+    document = Document(Place("the environment"))
+    document.value = {"auth": {"mode": "jwt"}}
+    return _load(document, env)
+
+
+def _load(document: Document, env: Mapping[str, str]) -> Settings:
     apply_overrides(document, env)
     settings = _judge(document)
     for conflict in find_conflicts(settings):

@@ -18,6 +18,7 @@ import os
 import signal
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -25,16 +26,19 @@ from aiohttp import web
 from sse_gateway import __version__
 from sse_gateway.addresses import TrustedProxies
 from sse_gateway.admin import admin_app, at_once
+from sse_gateway.bounds import core_limits
 from sse_gateway.channels import RuleTable
 from sse_gateway.connections import Connections
-from sse_gateway.errors import ConfigError
 from sse_gateway.http import Front, check_parser
-from sse_gateway.hub import Hub, Limits
+from sse_gateway.hub import Hub
 from sse_gateway.listeners import SHUTDOWN_S, Listener, listening, serve_app
 from sse_gateway.logs import log_event
 from sse_gateway.member import Member, control_channel, log_key
 from sse_gateway.metrics import Metrics
 from sse_gateway.origins import Origins
+from sse_gateway.rejections import Rejections
+from sse_gateway.revocations import WORD
+from sse_gateway.revoked import synchronise
 from sse_gateway.source import Source
 from sse_gateway.streams import Streams, admission_of, max_connections, take_descriptors
 from sse_gateway.systemd import notify, watchdog_interval_s
@@ -44,17 +48,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
+    from sse_gateway.authority import Authority
     from sse_gateway.census import Register
-    from sse_gateway.channels import Rule
-    from sse_gateway.errors import MessageError
     from sse_gateway.http import Handler
     from sse_gateway.settings import Settings
 
 SLICE_S = 0.005
 """How long the hub works before the loop turns."""
-
-REJECTED_LOG_S = 1.0
-"""At most one line a second and rule about rejected messages."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Gateway:
         max_descriptors: Descriptors this process may have.
         streams: The open streams.
         connections: Those of the public listener that have no stream.
+        authority: Lets requests in; None where everybody may read everything.
         handover_dir: Where the workers of this host have their sockets for each other; None for a process alone.
     """
 
@@ -90,8 +91,6 @@ class Gateway:
             connections: Streams of the node, where the settings name this worker's share; 0: they name all.
             register: Where the node's workers count them; None: it counts alone.
         """
-        if settings.auth.mode != "none":
-            raise ConfigError(["auth.mode: this mode is not available yet"])
         self.handover_dir = handover_dir
         self.loop = asyncio.get_running_loop()
         self.max_descriptors = take_descriptors()
@@ -99,7 +98,13 @@ class Gateway:
         rules = RuleTable(settings.rules)
         self._tick_s = min(0.25, settings.stream.heartbeat_s / 8, settings.stream.write_timeout_s / 4)
         key = log_key(settings)
-        self.hub = Hub(rules, _limits(settings, self._tick_s), key, os.write)
+        self._wall_offset = time.time() - time.monotonic()  # noqa: TID251 - the one place that reads the wall clock
+        self.authority: Authority | None = None
+        if settings.auth.mode != "none":
+            from sse_gateway.authority import make_authority  # noqa: PLC0415 - 15 MB of cryptography, for who needs it
+
+            self.authority = make_authority(settings, rules, key, self._wall)
+        self.hub = Hub(rules, core_limits(settings, self._tick_s), key, os.write)
         self.source = Source(
             settings.redis.url.get_secret_value(),
             [rule.pattern for rule in settings.rules],
@@ -108,6 +113,7 @@ class Gateway:
             connect_timeout_s=settings.redis.connect_timeout_s,
             liveness_timeout_s=settings.redis.liveness_timeout_s,
             unordered=settings.redis.unordered,
+            prepare=None if self.authority is None else partial(synchronise, settings.cluster.name, self.authority),
         )
         self.member = Member(
             settings,
@@ -140,8 +146,7 @@ class Gateway:
         self._public: Listener | None = None
         self._is_deaf = False
         self._failure: asyncio.Future[None] = self.loop.create_future()
-        self._rejected_at: dict[int, float] = {}
-        self._wall_offset = time.time() - time.monotonic()  # noqa: TID251 - the one place that reads the wall clock
+        self._rejections = Rejections()
         self.metrics = Metrics(self, settings.rules)
 
     # Life.
@@ -172,7 +177,9 @@ class Gateway:
                 await self.accept([0])
             gc.freeze()  # what is there now stays: the collector need not look at it again
             await self.member.start()
-            tasks = [asyncio.create_task(work) for work in (self.source.run(), self.member.run(), self._tick())]
+            authority = [] if self.authority is None else [self.authority.run()]
+            parts = (self.source.run(), self.member.run(), self._tick(), *authority)
+            tasks = [asyncio.create_task(part) for part in parts]
             for task in tasks:
                 stack.callback(task.cancel)
             notify("READY=1\nSTATUS=waiting for Redis", os.environ)
@@ -188,6 +195,7 @@ class Gateway:
             max_channels=self._settings.stream.max_channels,
             origins=Origins(self._settings.cors.origins, with_cookies=self._settings.auth.uses_cookies),
             proxies=TrustedProxies(self._settings.limits.trusted_proxies),
+            authority=self.authority,
             fallback=self._fallback,
         )
         return self.connections.server(front.handle)
@@ -287,8 +295,8 @@ class Gateway:
             due = max(due, now - self._tick_s)
             self._wall_offset = time.time() - now  # noqa: TID251 - as above
             self.hub.tick(now, live=self.member.replica.is_synced)
-            self.streams.expire(now)
             self.connections.expire(now)
+            self.streams.expire(now, self._wall(), self.authority)
             self.kick()
             if watchdog_s is not None and now - fed_at >= watchdog_s:
                 fed_at = now
@@ -330,11 +338,18 @@ class Gateway:
         """Take one message."""
         rejected = self.member.message(pattern, channel, payload, now, now + self._wall_offset)
         if rejected is not None:
-            self._log_rejected(*rejected, channel, payload, now)
+            self._rejections.tell(*rejected, channel, payload, now)
 
     def source_control(self, payload: bytes, now: float) -> None:
-        """Take what another node says."""
-        self.member.entry(payload, now)
+        """Take what another node says, or what was revoked."""
+        if not payload.startswith(WORD):
+            self.member.entry(payload, now)
+        elif self.authority is not None:
+            self.authority.heard(payload)
+
+    def _wall(self) -> float:
+        """Unix seconds."""
+        return time.monotonic() + self._wall_offset
 
     def source_flush(self) -> None:
         """Send what one read has brought, at once as far as 5 ms go."""
@@ -368,21 +383,6 @@ class Gateway:
         if not self._failure.done():
             self._failure.set_exception(error)
 
-    def _log_rejected(self, rule: Rule, error: MessageError, channel: bytes, payload: bytes, now: float) -> None:
-        """Show the publisher's mistake: once a second and rule, the only payload that is ever logged."""
-        if now - self._rejected_at.get(rule.index, -REJECTED_LOG_S) >= REJECTED_LOG_S:
-            self._rejected_at[rule.index] = now
-            log_event(
-                _log,
-                logging.WARNING,
-                "message.rejected",
-                rule=rule.pattern,
-                reason=error.reason,
-                detail=str(error),
-                channel=channel[:80].decode(errors="backslashreplace"),
-                payload=payload[:80].decode(errors="backslashreplace"),
-            )
-
 
 async def run(
     settings: Settings, *, started: Callable[[], None] | None = None, fallback: Handler | None = None
@@ -398,15 +398,3 @@ async def run(
         ConfigError: The configuration proved bad at run time.
     """
     await Gateway(settings, fallback).run(started)
-
-
-def _limits(settings: Settings, tick_s: float) -> Limits:
-    return Limits(
-        channels=settings.limits.channels,
-        window_bytes=settings.limits.window_memory_bytes,
-        queue_bytes=settings.limits.queue_memory_bytes,
-        message_bytes=settings.limits.message_bytes,
-        # A tick comes late by its interval at most, so a heartbeat is due that much earlier.
-        heartbeat_s=settings.stream.heartbeat_s - tick_s,
-        write_timeout_s=settings.stream.write_timeout_s,
-    )

@@ -10,8 +10,14 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sse_gateway.channels import is_channel_name, is_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sse_gateway.channels import RuleTable
 
 MAX_ENTRIES = 1024
 """Names and prefixes in one grant; a longer one is none."""
@@ -34,6 +40,10 @@ class Grant:
         if asked.endswith("*"):
             return asked[:-1].startswith(self.prefixes)
         return asked in self.names or asked.startswith(self.prefixes)
+
+    def allows(self, asked: Iterable[str], rules: RuleTable) -> bool:
+        """Whether all of a request may be read: what is not public is covered, or none of it."""
+        return all(rules.is_public(name) or self.covers(name) for name in asked)
 
 
 NOTHING = Grant(frozenset(), ())

@@ -23,22 +23,22 @@ import asyncio
 import logging
 import re
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hiredis import HiredisError
 
 from sse_gateway.errors import GatewayError
-from sse_gateway.link import Link
 from sse_gateway.logs import log_event
 from sse_gateway.parts import PART_BYTES, Frames, ListWay, SocketWay, parts_of
-from sse_gateway.redis_login import log_in
+from sse_gateway.side_link import side_link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from sse_gateway.link import Link
     from sse_gateway.parts import Way
 
 MAX_INBOUND = 8
@@ -301,33 +301,10 @@ class Handover:
 
     @asynccontextmanager
     async def _list(self, token: str) -> AsyncIterator[ListWay]:
-        async with _within(self._connect_timeout_s, "Redis did not answer"):
-            link = await self._open_link(lambda: Link(_Deaf(self._failed), b"", b""))
-        try:
-            async with _within(self._connect_timeout_s, "Redis did not answer"):
-                await log_in(link)
+        async with AsyncExitStack() as stack:
+            async with _within(2 * self._connect_timeout_s, "Redis did not answer"):
+                link = await stack.enter_async_context(side_link(self._open_link, self._failed))
             yield ListWay(link, f"{self._prefix}{token}".encode())
-        finally:
-            link.close()
-
-
-class _Deaf:
-    """A listener to a connection that brings no messages."""
-
-    def __init__(self, failed: Callable[[BaseException], None]) -> None:
-        self.source_failed = failed
-
-    def source_began(self) -> None: ...
-
-    def source_message(self, pattern: bytes, channel: bytes, payload: bytes, now: float) -> None: ...
-
-    def source_control(self, payload: bytes, now: float) -> None: ...
-
-    def source_flush(self) -> None: ...
-
-    def source_lost(self) -> None: ...
-
-    def source_round_trip(self, seconds: float) -> None: ...
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The public listener: requests to streams, refusals, and the temporary refusal.
 
 Rules:
-    1. Refusals in this order: 404 of the path, 405, 414, 431, 400, 404 of the channel; then what is
+    1. Refusals in this order: 404 of the path, 405, 414, 431, 400, 401, 403, 404 of the channel; then what is
        only temporary. A native `EventSource` closes for ever on any status but 200, so to whoever
        accepts ``text/event-stream`` a temporary refusal is a 200 with one block and a clean end.
     2. A stream's request is answered by nobody but the stream: the socket is taken from the
@@ -21,19 +21,21 @@ from aiohttp import hdrs, web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from sse_gateway.admission import Caller
-from sse_gateway.errors import ConfigError, RequestError
+from sse_gateway.errors import ConfigError, RequestError, TemporaryError
 from sse_gateway.frames import unavailable_frame
 from sse_gateway.logs import log_event
 from sse_gateway.origins import METHODS, SAFE_HEADERS
 from sse_gateway.problems import SERVER, problem
-from sse_gateway.subscription import Subscription, parse_subscription
+from sse_gateway.subscription import Subscription, read_wish
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
 
     from sse_gateway.addresses import TrustedProxies
+    from sse_gateway.authority import Authority
     from sse_gateway.channels import RuleTable
+    from sse_gateway.grants import Identity
     from sse_gateway.origins import Origins
     from sse_gateway.reasons import Unavailable
 
@@ -79,7 +81,14 @@ class Streams(Protocol):
         """Draw a reconnection time."""
 
     def open(
-        self, transport: asyncio.Transport, head: bytes, subscription: Subscription, *, chunked: bool, caller: Caller
+        self,
+        transport: asyncio.Transport,
+        head: bytes,
+        subscription: Subscription,
+        *,
+        chunked: bool,
+        caller: Caller,
+        identity: Identity | None = None,
     ) -> Unavailable | None:
         """Take the socket and begin a stream on it; or say why that cannot be now, and leave the socket."""
 
@@ -95,6 +104,7 @@ class Front:
         max_channels: int,
         origins: Origins,
         proxies: TrustedProxies,
+        authority: Authority | None = None,
         fallback: Handler | None = None,
     ) -> None:
         """Prepare.
@@ -105,6 +115,7 @@ class Front:
             max_channels: Per stream.
             origins: Which pages may read.
             proxies: Who is believed about a client's address.
+            authority: Lets requests in; None where everybody may read everything.
             fallback: Answers what is not under ``/events``.
         """
         self._streams = streams
@@ -112,6 +123,7 @@ class Front:
         self._max_channels = max_channels
         self._origins = origins
         self._proxies = proxies
+        self._authority = authority
         self._fallback = fallback
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -122,10 +134,12 @@ class Front:
                 return await self._other(request)
             return await self._events(request, None if path == "/events" else path.removeprefix("/events/"), query)
         except RequestError as error:
-            response = problem(error.status, error.detail, self._cors(request))
+            response = problem(error.status, error.detail, {**self._cors(request), **error.headers})
             if request.body_exists:  # not read, and nothing behind it is a request
                 response.force_close()
             return response
+        except TemporaryError as error:
+            return await self._refuse(request, error.reason)
         except ConnectionError:  # the client has left; the server knows what to do
             raise
         except Exception as error:  # noqa: BLE001 - rule 3
@@ -147,29 +161,41 @@ class Front:
         if request.body_exists:
             raise RequestError(400, "a request for a stream has no body")
         last_event_id = request.headers.get("Last-Event-ID")
-        subscription = parse_subscription(name, query, last_event_id, self._rules, self._max_channels)
+        wish = read_wish(name, query, last_event_id, self._max_channels)
         self._check_origin(request)
-        caller = self._caller(request)
+        authority, identity = self._authority, None
+        if authority is not None:
+            access = await authority.admit(wish.names, request.headers, query)
+            identity = None if access is None else access.identity
+        subscription = wish.subscription(self._rules)
+        caller = self._caller(request, identity)
         refusal = await self._streams.refusal(caller)
         if refusal is not None:
             return await self._refuse(request, refusal)
         if request.method == hdrs.METH_HEAD:
             return await self._empty(request)
-        return await self._open(request, subscription, caller)
+        if authority is not None and identity is not None:
+            authority.recheck(identity)  # the log may have been waited for
+        return await self._open(request, subscription, caller, identity)
 
-    def _caller(self, request: web.BaseRequest) -> Caller:
+    def _caller(self, request: web.BaseRequest, identity: Identity | None) -> Caller:
         """Who asks, as far as limits are concerned."""
         transport = request.transport
         peer = None if transport is None else transport.get_extra_info("peername")
         host = str(peer[0]) if isinstance(peer, tuple) else None
-        return Caller(self._proxies.client(host, request.headers.getall("X-Forwarded-For", ())))
+        address = self._proxies.client(host, request.headers.getall("X-Forwarded-For", ()))
+        return Caller(address, identity.subject or None if identity is not None else None)
 
-    async def _open(self, request: web.BaseRequest, subscription: Subscription, caller: Caller) -> web.StreamResponse:
+    async def _open(
+        self, request: web.BaseRequest, subscription: Subscription, caller: Caller, identity: Identity | None
+    ) -> web.StreamResponse:
         transport = request.transport
         if transport is not None and not transport.is_closing():
             chunked = request.version >= (1, 1)
             head = _head({**_STREAM_HEADERS, **self._cors(request)}, chunked=chunked)
-            refusal = self._streams.open(transport, head, subscription, chunked=chunked, caller=caller)
+            refusal = self._streams.open(
+                transport, head, subscription, chunked=chunked, caller=caller, identity=identity
+            )
             if refusal is not None:
                 return await self._refuse(request, refusal)
         return web.Response()  # to the server the client has just left: this is not written

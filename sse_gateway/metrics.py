@@ -18,13 +18,14 @@ from prometheus_client.process_collector import ProcessCollector
 
 from sse_gateway import __version__
 from sse_gateway.logs import dropped_records
-from sse_gateway.tally import Histogram
+from sse_gateway.tally import AccessCounts, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
+    from sse_gateway.authority import Authority
     from sse_gateway.channels import Rule
     from sse_gateway.connections import Connections
     from sse_gateway.hub import Hub
@@ -69,6 +70,7 @@ class Observed(Protocol):
     source: Source
     streams: Streams
     connections: Connections
+    authority: Authority | None
     max_descriptors: int
 
     def unready(self) -> list[str]:
@@ -94,6 +96,7 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         yield from self._streams()
+        yield from self._access()
         yield from self._messages()
         yield from self._deliveries()
         yield from self._windows()
@@ -106,7 +109,15 @@ class Metrics:
 
         Left out is what has to be read from the kernel, which is slow with many descriptors.
         """
-        groups = (self._streams, self._messages, self._deliveries, self._windows, self._latency, self._source)
+        groups = (
+            self._streams,
+            self._access,
+            self._messages,
+            self._deliveries,
+            self._windows,
+            self._latency,
+            self._source,
+        )
         yield from (metric for group in groups for metric in group() if metric.type != "gauge")
 
     def _streams(self) -> Iterator[Metric]:
@@ -125,6 +136,19 @@ class Metrics:
             "streams_writable", "Streams whose socket takes bytes.", len(gateway.streams.open_streams) - lagging
         )
         yield _gauge("audiences", "Sets of streams that follow the same channels.", gateway.hub.audiences)
+
+    def _access(self) -> Iterator[Metric]:
+        authority = self._gateway.authority
+        counts = AccessCounts() if authority is None else authority.counts()
+        checks = {"new": counts.new, "remembered": counts.remembered}
+        yield _counters("access_refused", "Requests that were not let in.", "reason", counts.refused)
+        yield _counters("access_checks", "Credentials that were judged, or had been.", "how", checks)
+        yield _counters("callback_answers", "Questions to the application.", "outcome", counts.answers)
+        yield _counters("jwks_fetches", "Fetches of published keys.", "outcome", counts.fetches)
+        yield _gauge("jwks_keys", "Published keys that are usable.", counts.keys)
+        yield _gauge("revocations", "Revocations that hold.", counts.revocations)
+        yield _counter("revocations_displaced", "Revocations that a full list has let go of.", counts.displaced)
+        yield _counter("revocations_ignored", "Revocations that did not verify.", counts.ignored)
 
     def _messages(self) -> Iterator[Metric]:
         tally = self._gateway.hub.tally

@@ -34,7 +34,7 @@ from sse_gateway.primary import Primary
 from sse_gateway.server import greet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from sse_gateway.link import Listener
     from sse_gateway.place import Address
@@ -75,6 +75,7 @@ class Source:
         connect_timeout_s: float,
         liveness_timeout_s: float,
         unordered: bool = False,
+        prepare: Callable[[Link], Awaitable[None]] | None = None,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -86,6 +87,7 @@ class Source:
             connect_timeout_s: For connecting, and for each step of the handshake.
             liveness_timeout_s: See rule 3.
             unordered: Whether a server that gives no order will do.
+            prepare: Reads what has to be known before messages count, once those that come later cannot be missed.
         """
         self.live = False
         self.attempts = 0
@@ -97,6 +99,7 @@ class Source:
         self._listener = listener
         self._connect_timeout_s = connect_timeout_s
         self._liveness_timeout_s = liveness_timeout_s
+        self._prepare = prepare
         self._token = secrets.token_hex(8).encode()
         self._unordered = unordered
         self._link: Link | None = None
@@ -185,6 +188,9 @@ class Source:
                 self.server = server = await greet(link, unordered=self._unordered)
             async with self._step("subscribing"):
                 await link.call(b"PSUBSCRIBE", *self._patterns, self._control, pushes=len(self._patterns) + 1)
+            if self._prepare is not None:
+                async with self._step("reading what was revoked"):
+                    await self._prepare(link)
             async with self._step("our first marker"):
                 await link.begin()
             self.live = True

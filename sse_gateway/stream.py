@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sse_gateway.admission import Place
+    from sse_gateway.grants import Identity
     from sse_gateway.hub import Hub
     from sse_gateway.reader import Reader
 
@@ -113,6 +114,7 @@ class Stream:
         place: What it has taken of the node's limits.
         opened_at: Seconds of the loop's clock.
         expires_at: When `max_age` ends it, or 0.
+        identity: Whose it is, and when that ends; None where nobody was asked.
         reason: Why it ended; None while it is open.
     """
 
@@ -124,6 +126,7 @@ class Stream:
         "_waits",
         "expires_at",
         "fd",
+        "identity",
         "opened_at",
         "place",
         "reader",
@@ -137,6 +140,7 @@ class Stream:
         self.opened_at = opened_at
         self.place = place
         self.expires_at = 0.0
+        self.identity: Identity | None = None
         self.reason: CloseReason | None = None
         self._owner = owner
         self._rest = b""

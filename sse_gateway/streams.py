@@ -7,6 +7,8 @@ Rules:
     3. Draining: open streams end spread over the drain time, in random order, so that their clients
        come back one by one. New ones are refused at once; or, where another process accepts from now
        on, those whose requests are already inside are served, and end with the others.
+    4. A stream ends when its client's right to it ends. That is a time of the wall clock, and is compared with that
+       clock: if it is set, streams end when it says so. Many that end at once are ended in slices, so that the loop turns.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from sse_gateway.admission import NOBODY, Admission, Place, Quotas
 from sse_gateway.census import SECRET_BYTES, alone
+from sse_gateway.deadlines import Deadlines
 from sse_gateway.errors import ConfigError
 from sse_gateway.logs import log_event
 from sse_gateway.reader import Framing, Reader
@@ -30,10 +33,12 @@ from sse_gateway.reasons import CloseReason, Refusal
 from sse_gateway.stream import LINGER_S, Stream, take_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sse_gateway.admission import Caller
+    from sse_gateway.authority import Authority
     from sse_gateway.census import Register
+    from sse_gateway.grants import Identity
     from sse_gateway.hub import Hub
     from sse_gateway.reasons import Unavailable
     from sse_gateway.settings import Settings, StreamSettings
@@ -42,8 +47,8 @@ if TYPE_CHECKING:
 LATE_S = 1.0
 """How long requests that are inside when a drain begins may take to become streams."""
 
-EXPIRY_S = 0.125
-"""Streams that reach their maximal age within this long end together."""
+SLICE_S = 0.005
+"""How long streams are ended before the loop turns."""
 
 LOG_WAIT_S = 2.0
 """How long a new stream waits for a log that is about to be there, before it is refused for now."""
@@ -109,7 +114,9 @@ class Streams:
         self._is_coming = is_coming
         self._changed = asyncio.Event()
         self._closing: dict[Stream, None] = {}
-        self._expiring: dict[int, dict[Stream, None]] = {}
+        self._aging = Deadlines[Stream]()
+        self._expiring = Deadlines[Stream]()
+        self._doomed: dict[Stream, CloseReason] = {}
         self._all_ended = asyncio.Event()
         self._hurried = asyncio.Event()
         self._all_closed = asyncio.Event()
@@ -176,6 +183,7 @@ class Streams:
         *,
         chunked: bool,
         caller: Caller = NOBODY,
+        identity: Identity | None = None,
     ) -> Unavailable | None:
         """Take the socket and begin a stream on it; or say why that cannot be now, and leave the socket."""
         now = self.now()
@@ -201,7 +209,10 @@ class Streams:
         stream.reader = Reader(stream, subscription.follow, framing, self.retry_ms())
         if settings.max_age_s:
             stream.expires_at = now + settings.max_age_s * random.uniform(0.8, 1.0)
-            self._expiring.setdefault(int(stream.expires_at / EXPIRY_S), {})[stream] = None
+            self._aging.add(stream, stream.expires_at)
+        if identity is not None:
+            stream.identity = identity
+            self._expiring.add(stream, identity.expires_at)
         try:
             self.hub.attach(stream.reader, subscription, head, now)
             stream.watch()
@@ -217,8 +228,11 @@ class Streams:
         if self.is_draining and not self.open_streams:
             self._all_ended.set()
         self._closing[stream] = None
-        if stream.expires_at and (due := self._expiring.get(int(stream.expires_at / EXPIRY_S))):
-            due.pop(stream, None)
+        if stream.expires_at:
+            self._aging.discard(stream, stream.expires_at)
+        if stream.identity is not None:
+            self._expiring.discard(stream, stream.identity.expires_at)
+        self._doomed.pop(stream, None)
         reader = stream.reader
         log_event(
             _log,
@@ -244,11 +258,34 @@ class Streams:
         if self.is_draining and not self.open_streams and not self._closing:
             self._all_closed.set()
 
-    def expire(self, now: float) -> None:
-        """End the streams that have reached their maximal age."""
-        for due in [due for due in self._expiring if (due + 1) * EXPIRY_S <= now]:
-            for stream in list(self._expiring.pop(due)):
-                stream.end(CloseReason.MAX_AGE)
+    def expire(self, now: float, wall: float, authority: Authority | None) -> None:
+        """End the streams that have reached their maximal age, or the end of their client's right.
+
+        Args:
+            now: Seconds of our clock.
+            wall: Unix seconds.
+            authority: Knows what was revoked: if there is news, all streams are looked through.
+        """
+        self._doom(self._aging.due(now), CloseReason.MAX_AGE)
+        self._doom(self._expiring.due(wall), CloseReason.EXPIRED)
+        if authority is not None and authority.take_news():
+            mine = [s for s in self.open_streams if s.identity is not None and authority.is_revoked(s.identity)]
+            self._doom(mine, CloseReason.REVOKED)
+
+    def _doom(self, streams: Iterable[Stream], reason: CloseReason) -> None:
+        is_idle = not self._doomed
+        for stream in streams:
+            self._doomed.setdefault(stream, reason)
+        if is_idle:
+            self._end_doomed()
+
+    def _end_doomed(self) -> None:
+        until = self.now() + SLICE_S
+        while self._doomed and self.now() < until:
+            stream = next(iter(self._doomed))
+            stream.end(self._doomed.pop(stream))
+        if self._doomed:
+            self.loop.call_soon(self._end_doomed)
 
     def refuse(self) -> None:
         """Take no new streams from now on, for good. Idempotent."""

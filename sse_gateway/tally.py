@@ -6,12 +6,13 @@ Labels are closed sets (rule, reason, policy), never a channel, a client or a cu
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from sse_gateway.reasons import CloseReason, GapReason, Policy, Refusal, RejectReason, Replay
+from sse_gateway.reasons import AccessFailure, CloseReason, GapReason, Policy, Refusal, RejectReason, Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Label = TypeVar("Label")
 
@@ -86,3 +87,30 @@ class Tally:
 
 def _zero(labels: Iterable[Label]) -> dict[Label, int]:
     return dict.fromkeys(labels, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessCounts:
+    """Who was let in, and who was not, so far; all zero where nobody is asked for anything.
+
+    Attributes:
+        refused: Requests not let in, by reason.
+        new: Credentials that were judged.
+        remembered: Credentials that had been judged before.
+        answers: Questions to the application, by outcome.
+        fetches: Fetches of published keys, by outcome.
+        keys: Published keys that are usable.
+        revocations: That hold.
+        displaced: Revocations that a full list has let go of.
+        ignored: Revocations that did not verify.
+    """
+
+    refused: Mapping[AccessFailure, int] = field(default_factory=lambda: dict.fromkeys(AccessFailure, 0))
+    new: int = 0
+    remembered: int = 0
+    answers: Mapping[str, int] = field(default_factory=lambda: {"ok": 0, "refused": 0, "failed": 0})
+    fetches: Mapping[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0})
+    keys: int = 0
+    revocations: int = 0
+    displaced: int = 0
+    ignored: int = 0

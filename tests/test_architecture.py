@@ -35,9 +35,10 @@ LAYERS: dict[int, frozenset[str]] = {
             "frames",
             "history",
             "hold",
+            "known",
             "origins",
         }
-        | {"intake", "joining", "log", "opening", "outbox", "placement", "reader", "replay", "snapshot"}
+        | {"intake", "joining", "log", "opening", "outbox", "placement", "reader", "replay", "revocations", "snapshot"}
         | {"subscription", "tally", "timeline", "tokens", "window"}
     ),
     2: frozenset({"admission", "hub", "offers", "replica"}),
@@ -46,6 +47,9 @@ LAYERS: dict[int, frozenset[str]] = {
             "admin",
             "aggregate",
             "auth_settings",
+            "authority",
+            "bounds",
+            "callback",
             "census_memory",
             "connections",
             "problems",
@@ -54,6 +58,8 @@ LAYERS: dict[int, frozenset[str]] = {
             "document",
             "handover",
             "http",
+            "jwks",
+            "keys",
             "link",
             "listeners",
             "logs",
@@ -69,18 +75,21 @@ LAYERS: dict[int, frozenset[str]] = {
             "quantities",
             "redis_login",
             "redis_url",
+            "rejections",
+            "revoked",
             "section",
             "sentinels",
             "server",
             "settings",
+            "side_link",
             "source",
             "stream",
         }
-        | {"streams", "systemd", "values"}
+        | {"streams", "systemd", "values", "verifier"}
     ),
     4: frozenset(
         {"__main__", "child", "cli", "demo", "demo_relay", "demo_samples", "demo_site", "demo_valkey"}
-        | {"gateway", "generation", "publish", "supervisor", "tail", "worker"}
+        | {"gateway", "generation", "mint", "publish", "revoke", "supervisor", "tail", "worker"}
     ),
 }
 """Every module has a layer; imports point down or sideways."""

@@ -13,6 +13,7 @@ from sse_gateway import control, replica
 from sse_gateway.config import load_settings
 from sse_gateway.control import Control, Ignored, Kind
 from sse_gateway.decisions import How
+from tests.integration.test_access import REVOKING
 from tests.integration.test_handover import PRIVILEGES
 from tests.integration.test_source import LEAST_PRIVILEGE
 from tests.support.documents import DOCS, PACKAGE, PAGES, code, read, table
@@ -127,10 +128,11 @@ def test_events_and_metrics_for_operators_exist() -> None:
 def test_the_access_rule_is_the_one_that_is_tried() -> None:
     """What the page grants is what the tests of the link and of the hand-over make do with."""
     lines = re.findall(r"^ACL SETUSER gateway (.+)$", read(DOCS / "operations.md"), re.MULTILINE)
-    follow, hand_over = (line.replace(":default", ":test") for line in lines)
+    follow, hand_over, revoke = (line.replace(":default", ":test") for line in lines)
     assert follow == LEAST_PRIVILEGE
     common = LEAST_PRIVILEGE.partition("+")[0]
     assert f"{common}{hand_over}" == PRIVILEGES
+    assert revoke == REVOKING.format(cluster="test")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,17 @@ from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
 from sse_gateway.hub import Limits
 from sse_gateway.metrics import ADDITIVE, PREFIX, SupervisorMetrics
-from sse_gateway.reasons import CloseReason, DropReason, GapReason, Policy, Refusal, RejectReason, Replay, Unavailable
+from sse_gateway.reasons import (
+    AccessFailure,
+    CloseReason,
+    DropReason,
+    GapReason,
+    Policy,
+    Refusal,
+    RejectReason,
+    Replay,
+    Unavailable,
+)
 from sse_gateway.settings import ChannelSettings, item_of, keys_of
 from tests.support.documents import DOCS, PACKAGE, PAGES, ROOT, code, read, table
 
@@ -139,6 +149,7 @@ def test_the_log_events_are_those_of_the_code() -> None:
         ("operations.md", ("reason", "means", "do"), CloseReason),
         ("operations.md", ("reason", "reached", "do"), Refusal),
         ("operations.md", ("reason", "what it did", "do"), DropReason),
+        ("operations.md", ("reason", "the client", "status"), AccessFailure),
     ],
 )
 def test_the_reasons_are_those_of_the_code(document: str, header: tuple[str, ...], reasons: type[StrEnum]) -> None:

@@ -161,6 +161,11 @@ class GatewayProcess:
         self._log_reader: threading.Thread | None = None
 
     @property
+    def config_file(self) -> Path:
+        """The configuration it runs with."""
+        return self._file
+
+    @property
     def address(self) -> Address:
         """Where clients connect: (host, port), or the path of a Unix socket."""
         listen = self.config["listen"]

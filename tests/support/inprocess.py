@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sse_gateway.admission import Caller
+    from sse_gateway.grants import Identity
     from sse_gateway.reasons import Unavailable
     from sse_gateway.subscription import Subscription
     from tests.support.gateway_process import Config
@@ -96,10 +97,11 @@ class GatedStreams(Streams):
         *,
         chunked: bool,
         caller: Caller = NOBODY,
+        identity: Identity | None = None,
     ) -> Unavailable | None:
         """Pass the first gate, and open a stream."""
         self.before.pass_through()
-        return super().open(transport, head, subscription, chunked=chunked, caller=caller)
+        return super().open(transport, head, subscription, chunked=chunked, caller=caller, identity=identity)
 
     def retry_ms(self) -> int:
         """Pass the second gate: this is drawn once per stream, right after its socket has been taken."""

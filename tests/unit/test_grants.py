@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from sse_gateway.channels import RuleTable
 from sse_gateway.grants import MAX_ENTRIES, NOTHING, read_grant
+from tests.support.core import rule
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,26 @@ def test_a_grant_is_bounded() -> None:
     assert read_grant(names).covers("1023")
     with pytest.raises(ValueError, match="at most 1024"):
         read_grant([*names, "more"])
+
+
+@pytest.mark.parametrize(
+    ("entries", "asked", "allowed"),
+    [
+        ([], ["open.a"], True),
+        ([], ["open.*", "open.b"], True),
+        ([], ["open.a", "secret.a"], False),
+        (["secret.a"], ["open.a", "secret.a"], True),
+        (["secret.a"], ["secret.a", "secret.b"], False),
+        (["secret.a"], ["*"], False),
+        (["*"], ["*", "nowhere"], True),
+        (["o*"], ["o*"], True),
+        ([], [], True),
+    ],
+)
+def test_a_request_is_allowed_as_a_whole(entries: list[str], asked: list[str], allowed: bool) -> None:
+    """Public channels need no grant, and one channel too many is one too many."""
+    rules = RuleTable([rule("open.*", 0, public=True), rule("secret.*", 1), rule("o.*", 2)])
+    assert read_grant(entries).allows(asked, rules) is allowed
 
 
 def test_nothing_covers_nothing() -> None:
