@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
+from sse_gateway.lagging import Lagging
 from sse_gateway.outbox import Outbox
 from sse_gateway.reasons import CloseReason, GapReason, Policy
 
@@ -43,7 +44,7 @@ class Desk:
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
-        self.lagging: dict[Reader, None] = {}
+        self.lagging = Lagging()
         self.served: list[Batch] = []
 
     def observe(self, now: float) -> None:
@@ -270,12 +271,15 @@ class Audience:
         before = reader.bytes
         if batch.events:
             queued = batch.events[first:]
-            self._settle(reader, queued, outbox.offer(queued), desk)
+            # The audience counts them as handed over.
+            reader.events -= sum(event.window is not None for event in queued)
+            reader.bytes -= sum(len(event.frame) for event in queued)
+            self._count_drops(reader, outbox.offer(queued), desk)
         elif first == 0:  # a heartbeat is not queued
             reader.bytes -= batch.size
         desk.tally.bytes += batch.size + reader.bytes - before
         desk.tally.queue_bytes += len(outbox)
-        desk.lagging[reader] = None
+        desk.lagging.put(reader)
         reader.sink.wait_writable()
 
     def _offer(self, reader: Reader, outbox: Outbox, batch: Batch, desk: Desk) -> None:
@@ -291,12 +295,14 @@ class Audience:
         before = outbox.bytes
         dropped = outbox.offer(batch.events)
         desk.tally.queue_bytes += outbox.bytes - before
-        self._settle(reader, batch.events, dropped, desk)
+        if outbox.bytes > before:
+            desk.lagging.put(reader)
+        reader.events -= batch.count
+        reader.bytes -= batch.size
+        if dropped:
+            self._count_drops(reader, dropped, desk)
 
-    def _settle(self, reader: Reader, queued: Sequence[Event], dropped: int, desk: Desk) -> None:
-        """Take back what the audience counts as handed over, and count the drops."""
-        reader.events -= sum(event.window is not None for event in queued)
-        reader.bytes -= sum(len(event.frame) for event in queued)
+    def _count_drops(self, reader: Reader, dropped: int, desk: Desk) -> None:
         reader.dropped += dropped
         desk.tally.dropped[self.follow.bounds.policy] += dropped
 

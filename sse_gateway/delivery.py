@@ -163,12 +163,12 @@ class Delivery:
         self._tally.queue_bytes += len(rest) - len(outbox.chunk)
         outbox.chunk = rest
         if rest:
-            self._lagging[reader] = None
+            self._lagging.put(reader)
             reader.sink.wait_writable()
 
     def _become_writable(self, reader: Reader) -> None:
         reader.outbox = None
-        self._lagging.pop(reader, None)
+        self._lagging.drop(reader)
 
     def position(self, reader: Reader, head: int) -> int:
         """Up to where a reader has everything of its channels, told or delivered; live, up to `head` at most."""
@@ -178,14 +178,5 @@ class Delivery:
 
     def limit(self, queue_bytes: int) -> None:
         """At the memory of all queues the fullest streams are aborted."""
-        if self._tally.queue_bytes <= queue_bytes:
-            return
-        for reader in sorted(self._lagging, key=_waiting, reverse=True):
-            if self._tally.queue_bytes <= queue_bytes:
-                break
+        while self._tally.queue_bytes > queue_bytes and (reader := self._lagging.fullest()) is not None:
             reader.sink.abort(CloseReason.MEMORY)
-
-
-def _waiting(reader: Reader) -> int:
-    charged = 0 if reader.catchup is None else reader.catchup.charged
-    return charged + (0 if reader.outbox is None else len(reader.outbox))

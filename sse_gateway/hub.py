@@ -333,7 +333,7 @@ class Hub:
             reader.outbox = None
         if reader.catchup is not None:
             self.tally.queue_bytes -= reader.catchup.charged
-        self.lagging.pop(reader, None)
+        self.lagging.drop(reader)
         reader.phase = Phase.ENDED
         reader.catchup = reader.audience = None
         self.readers -= 1

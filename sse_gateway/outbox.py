@@ -117,14 +117,12 @@ class Outbox:
         dropped = 0
         while self.is_over:
             dropped += self._drop_oldest()
+        self.events.extend(events)
+        self.count += len(events)
         for event in events:
-            self.events.append(event)
-            self.count += 1
             self.bytes += len(event.frame)
-            if self._newest is not None and event.window is not None:
-                dropped += self._supersede(self._newest, event, event.window)
-        if len(self.events) > 2 * self.count + 16:
-            self.events = deque(event for event in self.events if self._is_queued(event))
+        if self._newest is not None:
+            dropped += self._supersede_all(self._newest, events)
         return dropped
 
     def take(self) -> tuple[Loss | None, list[Event]]:
@@ -180,11 +178,18 @@ class Outbox:
             self.loss.merge(loss)
         return int(event.window is not None)
 
-    def _supersede(self, newest: dict[Window, Event], event: Event, window: Window) -> int:
-        older = newest.get(window)
-        newest[window] = event
-        if older is None:
-            return 0
-        self.count -= 1
-        self.bytes -= len(older.frame)
-        return 1
+    def _supersede_all(self, newest: dict[Window, Event], events: Sequence[Event]) -> int:
+        """Let newer events stand for the queued ones of their channels; returns for how many."""
+        dropped = 0
+        for event in events:
+            if event.window is None:
+                continue
+            older = newest.get(event.window)
+            newest[event.window] = event
+            if older is not None:
+                self.count -= 1
+                self.bytes -= len(older.frame)
+                dropped += 1
+        if len(self.events) > 2 * self.count + 16:
+            self.events = deque(event for event in self.events if self._is_queued(event))
+        return dropped
