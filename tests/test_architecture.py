@@ -38,7 +38,19 @@ LAYERS: dict[int, frozenset[str]] = {
             "known",
             "origins",
         }
-        | {"intake", "joining", "lagging", "log", "opening", "outbox", "placement", "reader", "replay", "revocations", "snapshot"}
+        | {
+            "intake",
+            "joining",
+            "lagging",
+            "log",
+            "opening",
+            "outbox",
+            "placement",
+            "reader",
+            "replay",
+            "revocations",
+            "snapshot",
+        }
         | {"subscription", "tally", "timeline", "tokens", "window"}
     ),
     2: frozenset({"admission", "hub", "offers", "replica"}),
