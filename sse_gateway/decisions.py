@@ -57,6 +57,11 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Look for a stored log, and call `loaded` with what there is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Synced:
     """Information: the log is there, live."""
 
@@ -71,4 +76,4 @@ class Leave:
     seconds: float
 
 
-Decision: TypeAlias = Publish | Serve | Fetch | Stop | Synced | Leave
+Decision: TypeAlias = Publish | Serve | Fetch | Stop | Load | Synced | Leave

@@ -95,3 +95,7 @@ class SourceError(GatewayError):
 
 class SnapshotError(GatewayError):
     """A snapshot of a peer is damaged, forged or too large; ask again."""
+
+
+class StoreError(GatewayError):
+    """What is stored of the log is damaged, foreign, of another version, or too large; a new log begins."""

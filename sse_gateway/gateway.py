@@ -228,6 +228,7 @@ class Gateway:
             streams = len(self.streams.open_streams)
             log_event(_log, logging.INFO, "worker.draining", streams=streams, drain_s=drain_s, refuse=self._refuse)
             await self.streams.drain(drain_s, refuse=self._refuse)
+            await self.member.finish()
         finally:
             stopped.cancel()
 

@@ -8,6 +8,8 @@ Rules:
        with what it costs Python. A channel's newest loss is not forgotten.
     3. Channels (`limits.channels`): the least recently used one without readers is forgotten.
     4. A channel that is about to change is shown to the cuts first, which may have to copy it.
+    5. Whoever stores what is held elsewhere learns which channels have lost something (`touched`), and whether all
+       has been replaced; of events it learns from the timelines.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ class History:
         evicted_for_memory: Events lost at the limit.
         timelines: Per rule, its entries in log order.
         cuts: Snapshots being taken.
+        touched: Channels that have lost something, or were forgotten, since somebody asked; None while nobody does,
+            and once there are more than twice the channels remembered.
+        replaced: How often all was cleared, or taken over from elsewhere.
     """
 
     def __init__(self, rules: Sequence[Rule], max_channels: int, max_memory: int) -> None:
@@ -78,6 +83,8 @@ class History:
         self._rules = rules
         self.timelines = [Timeline() for _ in rules]
         self.cuts: list[Cut] = []
+        self.touched: dict[str, None] | None = None
+        self.replaced = 0
         self._ages = [rule.window.max_age_s for rule in rules]
         self._unread: OrderedDict[Window, None] = OrderedDict()  # least recently used first
         self._lossy: OrderedDict[Window, None] = OrderedDict()  # windows that may have something to spare
@@ -164,6 +171,7 @@ class History:
 
     def clear(self) -> None:
         """Forget everything; channels that have readers stay, empty. Snapshots being taken are void."""
+        self.replaced += 1
         for cut in tuple(self.cuts):
             cut.close()
         for window in self._unread:
@@ -188,6 +196,7 @@ class History:
             abandoned: Per rule, where such losses lie.
             now: Seconds.
         """
+        self.replaced += 1
         entries: list[list[Event | Mark]] = [[Mark(position, None) for position in found] for found in abandoned]
         windows = [self._take_over(held, entries[held.rule], now) for held in channels]
         known = set(windows)
@@ -290,6 +299,8 @@ class History:
     def _evict(self, window: Window) -> None:
         if self.cuts:
             self._show(window)
+        if self.touched is not None:
+            self._touch(window)
         index = window.rule.index
         timeline = self.timelines[index]
         if window.lost:
@@ -330,7 +341,15 @@ class History:
         self.memory -= sum(KEY_BYTES + len(key) for key in window.keys)
         window.keys.clear()
 
+    def _touch(self, window: Window) -> None:
+        assert self.touched is not None  # noqa: S101 - the caller has looked
+        self.touched[window.name] = None
+        if len(self.touched) > 2 * self._max_channels:
+            self.touched = None
+
     def _forget_channel(self, window: Window) -> None:
+        if self.touched is not None:
+            self._touch(window)
         self._lose_track(window, -1)
         index = window.rule.index
         self.marks[index] = max(self.marks[index], window.newest_loss)

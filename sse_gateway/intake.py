@@ -109,6 +109,7 @@ class Intake:
             is_text=publication.is_text,
             raw=publication.data if b"\r" in publication.data else None,
             ts=_on_loop_clock(publication, now, wall),
+            key=publication.id,
         )
         self._tally.events[rule.index] += 1
         self._history.append(event, window, now)

@@ -20,9 +20,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sse_gateway.control import Control, fingerprint
-from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
+from sse_gateway.decisions import Fetch, Leave, Load, Publish, Serve, Stop, Synced
 from sse_gateway.handover import Handover
 from sse_gateway.logs import log_event
+from sse_gateway.persistence import Persistence
+from sse_gateway.primary import open_link
 from sse_gateway.replica import Replica
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Member:
         replica: What decides.
         control: Reads and writes the messages.
         handover: Moves snapshots.
+        persistence: Keeps the log in a store, where there is one.
     """
 
     def __init__(
@@ -101,11 +104,25 @@ class Member:
             connect_timeout_s=settings.redis.connect_timeout_s,
             failed=failed,
         )
+        url = settings.persistence.url
+        self.persistence = Persistence(
+            settings,
+            hub,
+            source.primary.open
+            if url is None
+            else partial(open_link, url.get_secret_value(), timeout_s=settings.redis.connect_timeout_s),
+            node=self.name,
+            fingerprint=mark,
+            key=key,
+            is_live=lambda: self.replica.is_synced,
+            failed=failed,
+        )
         self.replica = Replica(
             hub,
             self.control,
             self.name,
             copies=1 + rules.matching(control_channel(settings).encode()),
+            has_store=self.persistence.is_on,
             draw=draw_name,
             horizon=horizon,
             random=random.random,
@@ -115,6 +132,8 @@ class Member:
         self._is_alone = settings.redis.unordered
         self._changed = changed
         self._left = left
+        self._failed = failed
+        self._loading: asyncio.Task[None] | None = None
 
     @property
     def is_coming(self) -> bool:
@@ -124,6 +143,11 @@ class Member:
     async def start(self) -> None:
         """Be there for the hand-over; to be called before the link is up."""
         await self.handover.start()
+        self.persistence.start()
+
+    async def finish(self) -> None:
+        """Store what is left to be stored, while the log is still live; `run` is cancelled then."""
+        await self.persistence.finish()
 
     async def run(self) -> None:
         """Keep the replica's clock, until cancelled."""
@@ -133,6 +157,9 @@ class Member:
                 self.replica.tick(time.monotonic())
                 self._carry_out()
         finally:
+            if self._loading is not None:
+                self._loading.cancel()
+            self.persistence.close()
             await self.handover.close()
 
     def connected(self) -> None:
@@ -189,12 +216,24 @@ class Member:
                 self.handover.fetch(token, via)
             case Stop(token):
                 self.handover.stop(token)
+            case Load():
+                self._loading = asyncio.create_task(self._load())
             case Synced(epoch, how):
                 log_event(_log, logging.INFO, "log.synced", epoch=epoch, how=how)
+                self.persistence.stir()
                 self._changed()
             case Leave(seconds):
                 log_event(_log, logging.ERROR, "log.left", away_s=round(seconds))
                 self._left(seconds)
+
+    async def _load(self) -> None:
+        try:
+            found = await self.persistence.load()
+        except Exception as error:  # noqa: BLE001 - I9: reported, and the process ends
+            self._failed(error)
+            return
+        self.replica.loaded(found, time.monotonic())
+        self._carry_out()
 
     def _published(self, publish: Publish, receivers: int) -> None:
         self.replica.published(publish, receivers, time.monotonic())

@@ -223,6 +223,18 @@ class Metrics:
         yield _counter("snapshot_received_bytes", "Bytes of snapshots received.", handover.received_bytes)
         yield _counter("handover_failures", "Hand-overs that failed on this side.", handover.failures)
         yield _counter("divergences", "Divergences that this node took part in.", replica.checkpoints.divergences)
+        yield from self._persistence()
+
+    def _persistence(self) -> Iterator[Metric]:
+        store = self._gateway.member.persistence
+        lag_s = store.mirror.lag_s(time.monotonic())
+        yield _gauge("persistence_writer", "Whether this process writes the stored log.", float(store.is_writer))
+        yield _gauge("persistence_lag_seconds", "Age of the oldest event not stored yet, at the writer.", lag_s)
+        yield _counter("persistence_batches", "Transactions that stored something.", store.batches)
+        yield _counter("persistence_events", "Events stored.", store.mirror.events)
+        yield _counter("persistence_skipped_events", "Events marked as lost instead.", store.mirror.skipped)
+        yield _counter("persistence_errors", "Failures to read or write the store.", store.errors)
+        yield _counter("persistence_loaded_events", "Events found in the store at the start.", store.loaded_events)
 
     def _process(self) -> Iterator[Metric]:
         yield _gauge("open_descriptors", "Descriptors in use.", self._open_descriptors())

@@ -25,7 +25,6 @@ Rules:
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from sse_gateway.checkpoints import Checkpoints
@@ -35,6 +34,8 @@ from sse_gateway.errors import SnapshotError
 from sse_gateway.joining import ECHO_S, Joining, Publication
 from sse_gateway.offers import Offers
 from sse_gateway.reasons import GapReason
+from sse_gateway.recall import Recall
+from sse_gateway.role import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from sse_gateway.decisions import Decision
     from sse_gateway.errors import MessageError
     from sse_gateway.hub import Hub
+    from sse_gateway.recollection import Recollection
     from sse_gateway.snapshot import Snapshot
 
 JOIN_S = 0.5
@@ -68,16 +70,6 @@ AWAY_S = (60.0, 600.0)
 """How long we stay away then."""
 
 
-class Role(Enum):
-    """Where this node stands; see the module."""
-
-    OFFLINE = auto()
-    JOINING = auto()
-    BUFFERING = auto()
-    SYNCED = auto()
-    LEFT = auto()
-
-
 class Replica:
     """This node's part in the common log.
 
@@ -96,6 +88,7 @@ class Replica:
         node: str,
         *,
         copies: int = 1,
+        has_store: bool = False,
         draw: Callable[[], str],
         horizon: Callable[[], str],
         random: Callable[[], float],
@@ -108,6 +101,7 @@ class Replica:
             control: Reads and writes control messages.
             node: Our own name in them.
             copies: Copies of each control message that Redis sends us: more than one, if rules match it, too.
+            has_store: Whether the log may be stored, where no node holds it any more.
             draw: Draws a name: 12 base-36 digits, which ascend with time.
             horizon: Says what a name drawn now is like on the clock of any node, or above it.
             random: Draws from 0 to 1.
@@ -118,6 +112,7 @@ class Replica:
         self.joins = 0
         self.offers = Offers(hub, publish=self._publish, decide=self.decisions.append, random=random, is_local=is_local)
         self.checkpoints = Checkpoints(hub.log, random)
+        self._recall = Recall(hub, self.decisions.append, has_store=has_store)
         self._hub = hub
         self._control = control
         self._node = node
@@ -145,6 +140,7 @@ class Replica:
     def connected(self, now: float) -> None:
         """The link is up: ask for the log."""
         self._patience_s = JOIN_S
+        self._recall.reset()
         self._join(now)
 
     def lost(self) -> None:
@@ -224,6 +220,11 @@ class Replica:
         """A snapshot of ours has been handed over, or could not be."""
         self.offers.end(token)
 
+    def loaded(self, recollection: Recollection | None, now: float) -> None:
+        """We have looked for a stored log; None if there is none."""
+        self._recall.found(recollection)
+        self._claim_if_alone(now)
+
     # Joining.
 
     def _join(self, now: float) -> None:
@@ -262,10 +263,10 @@ class Replica:
             joining.is_claim_seen = False
             joining.deadline = now + ECHO_S
             self._publish(Kind.CONFIRM, joining.claimed)
-        elif joining.may_claim:
-            self._claim(now)
-        else:
+        elif not joining.may_claim:
             self._join_again(now)
+        elif self._recall.look():
+            self._claim(now)
 
     def _claim(self, now: float) -> None:
         self._joining.claimed = epoch = self._draw()
@@ -306,7 +307,7 @@ class Replica:
     def _wait_confirm(self, epoch: str, now: float) -> None:
         was_claimed = epoch in self._claims
         self._claims.clear()
-        if was_claimed:
+        if was_claimed and self._recall.is_settled:
             self._abandon()
             self._begin_epoch(epoch, GapReason.SOURCE, How.CLAIMED, now)
         elif self._joining.snapshot is None:  # somebody has the log now, or our claim was void
@@ -376,6 +377,7 @@ class Replica:
         self.role = Role.SYNCED
         self.checkpoints.begin(now)
         self._hub.placement.beside = now - self._foreign_at < BESIDE_S
+        self._recall.use(now)
         self._hub.begin_epoch(epoch, reason, now)
         self.decisions.append(Synced(epoch, how))
 
@@ -394,6 +396,5 @@ class Replica:
             self.decisions.append(Leave(AWAY_S[0] + self._random() * (AWAY_S[1] - AWAY_S[0])))
 
     def _publish(self, kind: Kind, *fields: str) -> Publish:
-        publish = Publish(kind, self._control.write(kind, *fields))
-        self.decisions.append(publish)
+        self.decisions.append(publish := Publish(kind, self._control.write(kind, *fields)))
         return publish

@@ -271,11 +271,6 @@ class Settings(Section):
             return self.workers
         return min(len(os.sched_getaffinity(0)), self.limits.connections, MAX_WORKERS)
 
-    @property
-    def store_url(self) -> str:
-        """Where the copy of the log is kept."""
-        return (self.persistence.url or self.redis.url).get_secret_value()
-
     def document(self) -> dict[str, Any]:
         """What `model_validate` takes, with its secrets: for processes of our own."""
         return self.model_dump(mode="json", by_alias=True, context=REVEALED)

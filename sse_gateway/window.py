@@ -37,9 +37,10 @@ class Event:
         is_text: The data is a string, not JSON text.
         raw: The data as published where the frame cannot give it back (it holds a CR), or None.
         ts: Publisher's clock in seconds, where it is of use, or None.
+        key: Idempotency key, or None; not known of an event that came from a peer.
     """
 
-    __slots__ = ("frame", "is_text", "position", "raw", "received_at", "ts", "type", "window")
+    __slots__ = ("frame", "is_text", "key", "position", "raw", "received_at", "ts", "type", "window")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Event:
         is_text: bool = True,
         raw: bytes | None = None,
         ts: float | None = None,
+        key: str | None = None,
     ) -> None:
         self.position = position
         self.window = window
@@ -61,6 +63,7 @@ class Event:
         self.is_text = is_text
         self.raw = raw
         self.ts = ts
+        self.key = key
 
     @property
     def cursor(self) -> str:

@@ -23,6 +23,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "census",
             "audience",
             "audiences",
+            "backlog",
             "batch",
             "checkpoints",
             "control",
@@ -51,9 +52,10 @@ LAYERS: dict[int, frozenset[str]] = {
             "revocations",
             "snapshot",
         }
+        | {"mirror", "recollection", "role", "stored", "stored_ring"}
         | {"subscription", "tally", "timeline", "tokens", "window"}
     ),
-    2: frozenset({"admission", "hub", "offers", "replica"}),
+    2: frozenset({"admission", "hub", "offers", "recall", "replica"}),
     3: frozenset(
         {
             "admin",
@@ -82,6 +84,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "orders",
             "overrides",
             "parts",
+            "persistence",
             "place",
             "primary",
             "quantities",
@@ -95,6 +98,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "settings",
             "side_link",
             "source",
+            "store",
             "stream",
         }
         | {"streams", "systemd", "values", "verifier"}

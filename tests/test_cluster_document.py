@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sse_gateway import control, replica
+from sse_gateway import control, role
 from sse_gateway.config import load_settings
 from sse_gateway.control import Control, Ignored, Kind
 from sse_gateway.decisions import How
 from tests.integration.test_access import REVOKING
 from tests.integration.test_handover import PRIVILEGES
 from tests.integration.test_source import LEAST_PRIVILEGE
+from tests.integration.test_store import PRIVILEGES as STORE_PRIVILEGES
 from tests.support.documents import DOCS, PACKAGE, PAGES, code, read, table
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def test_closed_sets_are_in_tables(header: tuple[str, ...], members: type[Enum])
 
 def test_the_states_are_in_the_table() -> None:
     """Each role of a replica, in the order in which a node goes through them."""
-    assert [code(row[0])[0] for row in table("cluster.md", "state", "means")] == list(replica.Role.__members__)
+    assert [code(row[0])[0] for row in table("cluster.md", "state", "means")] == list(role.Role.__members__)
 
 
 def numbers_of(module: str) -> Iterator[str]:
@@ -112,7 +113,7 @@ def test_the_pictures_speak_the_protocol() -> None:
     words = set(re.findall(r"\b[A-Z]{4,}\b", "".join(pictures)))
     assert len(pictures) >= 7
     assert set(Kind) <= words
-    assert words - set(Kind) <= set(replica.Role.__members__) | {"PUBLISH", "PSUBSCRIBE", "MARK", "SIGHUP"}
+    assert words - set(Kind) <= set(role.Role.__members__) | {"PUBLISH", "PSUBSCRIBE", "MARK", "SIGHUP"}
     assert all(picture.startswith("sequenceDiagram\n") and ";" not in picture for picture in pictures)
 
 
@@ -128,10 +129,12 @@ def test_events_and_metrics_for_operators_exist() -> None:
 def test_the_access_rule_is_the_one_that_is_tried() -> None:
     """What the page grants is what the tests of the link and of the hand-over make do with."""
     lines = re.findall(r"^ACL SETUSER gateway (.+)$", read(DOCS / "operations.md"), re.MULTILINE)
-    follow, hand_over, revoke = (line.replace(":default", ":test") for line in lines)
-    assert set(f"{follow} {hand_over} {revoke}".split()) == set(LEAST_PRIVILEGE.split())
+    follow, hand_over, revoke, store = (line.replace(":default", ":test") for line in lines)
+    follow, hand_over, revoke, store = (line.replace(":default", ":test") for line in lines)
+    assert set(f"{follow} {hand_over} {revoke} {store}".split()) == set(LEAST_PRIVILEGE.split())
     assert f"{follow.partition('+')[0]}{hand_over}" == PRIVILEGES
     assert revoke == REVOKING.format(cluster="test")
+    assert f"{follow.partition('+')[0]}{store}" == STORE_PRIVILEGES
 
 
 @pytest.mark.parametrize(

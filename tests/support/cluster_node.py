@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING
 
-from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
+from sse_gateway.decisions import Fetch, Leave, Load, Publish, Serve, Stop, Synced
 from sse_gateway.reasons import CloseReason
 from tests.support.cluster_ledger import Entry
 from tests.support.cluster_parts import KEY
@@ -259,6 +259,8 @@ class Node:
                 self.run.transport.fetch(self, decision)
             case Stop(token):
                 self.run.transport.stop(self, token)
+            case Load():
+                self.replica.loaded(None, self.run.now)
             case Synced(epoch, how):
                 self.run.synced(self, epoch, how)
             case Leave(seconds):

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from sse_gateway.control import Control, Kind
-from sse_gateway.decisions import Fetch, Leave, Publish, Serve, Stop, Synced
+from sse_gateway.decisions import Fetch, Leave, Load, Publish, Serve, Stop, Synced
 from sse_gateway.replica import Replica
 from tests.support.core import Core, rule
 
@@ -33,6 +33,7 @@ class Bus:
         listeners: Others that are subscribed, and say nothing.
         moves_snapshots: Whether `settle` does.
         horizon: What the nodes take for a name drawn now.
+        has_store: Whether nodes made from now on look for a stored log.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class Bus:
         self.listeners = 0
         self.moves_snapshots = True
         self.horizon = "~"
+        self.has_store = False
         self._drawn = 0
 
     def node(
@@ -174,6 +176,7 @@ class Node:
             self.control,
             self.name,
             copies=copies,
+            has_store=bus.has_store,
             draw=bus.draw,
             horizon=lambda: bus.horizon,
             random=lambda: chance,
@@ -186,6 +189,7 @@ class Node:
         self.synced: list[Synced] = []
         self.left_s: list[float] = []
         self.is_answered_first = True
+        self.loads = 0
 
     @property
     def epoch(self) -> str:
@@ -286,6 +290,8 @@ class Node:
             case Stop(token):
                 self.serves.pop(token, None)
                 self.fetches.pop(token, None)
+            case Load():
+                self.loads += 1
             case Synced():
                 self.synced.append(decision)
             case Leave(seconds):

@@ -223,6 +223,17 @@ class Valkey:
         assert isinstance(count, int)
         return count
 
+    def fail_to_save(self) -> None:
+        """Take its directory away and have it save: from then on it refuses to write (``-MISCONF``)."""
+        shutil.rmtree(self._directory)
+        self.config_set("save", "3600 1")
+        self.link.call("SET", "something", "to save")
+        self.link.call("BGSAVE")
+        deadline = time.monotonic() + 10
+        while b"rdb_last_bgsave_status:err" not in (info := bytes(str(self.link.call("INFO", "persistence")), "utf-8")):
+            assert time.monotonic() < deadline, info
+            time.sleep(0.02)
+
     def freeze(self) -> None:
         """Stop the process where it stands: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -10,6 +10,7 @@ from sse_gateway.errors import (
     RequestError,
     SnapshotError,
     SourceError,
+    StoreError,
     TemporaryError,
 )
 from sse_gateway.reasons import AccessFailure, RejectReason, Unavailable
@@ -54,6 +55,7 @@ def test_a_message_error_knows_what_it_is_counted_as() -> None:
         MessageError(RejectReason.TYPE, ""),
         SourceError("away"),
         SnapshotError("damaged"),
+        StoreError("damaged"),
     ],
 )
 def test_every_error_on_purpose_has_one_base(error: Exception) -> None:

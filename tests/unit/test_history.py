@@ -680,3 +680,30 @@ def test_installed_channels_expire_in_order() -> None:
 
     assert left == ["b"]
     assert clock.history.windows == {}
+
+
+def test_channels_that_lose_something_are_named_to_whoever_asks() -> None:
+    """An event, or everything; too many are none at all, and nobody asks is nobody told."""
+    clock = Clock(rule(events=1), channels=2)
+    history = clock.history
+    clock.append("a")
+    clock.append("a")
+    assert history.touched is None
+    history.touched = {}
+    clock.append("b")
+    assert history.touched == {}
+    clock.append("b")
+    assert list(history.touched) == ["b"]
+    clock.append("c")
+    assert list(history.touched) == ["b", "a"]
+    for name in "defg":
+        clock.append(name)
+    assert history.touched is None
+
+
+def test_that_all_was_replaced_is_counted() -> None:
+    """Cleared, or taken over from elsewhere."""
+    clock = Clock(rule())
+    clock.history.clear()
+    clock.install(held("a", 1))
+    assert clock.history.replaced == 2

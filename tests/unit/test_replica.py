@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,10 +20,15 @@ from sse_gateway.replica import (
     PROGRESS_S,
     REJOIN_S,
     VETO_S,
-    Role,
 )
-from tests.support.core import rule
+from sse_gateway.role import Role
+from tests.support.core import Core, rule
+from tests.support.keyspace import Keyspace
 from tests.support.nodes import FINGERPRINT, STEP_S, Bus, Node
+from tests.unit.test_mirror import mirror_of, write
+
+if TYPE_CHECKING:
+    from sse_gateway.recollection import Recollection
 
 OLD, FIRST, SECOND = "000000000000", "ep0ch0000001", "ep0ch0000002"
 STRANGER = "n0de00000001"
@@ -1198,3 +1204,83 @@ def test_different_windows() -> None:
     assert agree(large, small)
     assert large.core.connect("channel=a", cursor).told() == ["1", "2", "3", "4"]
     assert small.core.connect("channel=a", cursor).told() == ["window:2", "3", "4"]
+
+
+def stored_log(*payloads: str) -> tuple[Recollection, str]:
+    """What is stored of a log in which these were published, and the cursor before the last."""
+    core, store = Core(rule()), Keyspace()
+    cursor = core.cursor
+    for payload in payloads:
+        cursor = core.cursor
+        core.publish("a", payload)
+    write(mirror_of(core), core, store)
+    found = store.load(100.0)
+    assert found is not None
+    return found, cursor
+
+
+def test_nobody_claims_before_it_has_looked_for_a_stored_log() -> None:
+    """However long that takes; what was found comes before the new epoch."""
+    bus = Bus()
+    bus.has_store = True
+    node = bus.node()
+    bus.wait(5.0)
+    assert (node.loads, node.replica.is_synced) == (1, False)
+    found, cursor = stored_log("1", "2")
+    node.replica.loaded(found, bus.now)
+    node.carry_out()
+    bus.wait(1.0)
+    assert node.replica.is_synced
+    bus.publish("a", "3")
+    bus.settle()
+    assert node.core.connect("channel=a", cursor).told() == ["2", "source:None", "3"]
+
+
+def test_a_node_that_has_not_looked_yet_joins_whoever_has() -> None:
+    """It begins no epoch without what is stored."""
+    bus = Bus()
+    bus.has_store = True
+    first, second = bus.node(chance=0.0), bus.node(chance=1.0)
+    bus.wait(3.0)
+    assert (first.loads, second.loads) == (1, 1)
+    found, cursor = stored_log("1", "2")
+    first.replica.loaded(found, bus.now)
+    first.carry_out()
+    bus.wait(3.0)
+    assert agree(first, second)
+    assert second.core.connect("channel=a", cursor).told() == ["2", "source:None"]
+    second.replica.loaded(None, bus.now)
+    second.carry_out()
+    assert agree(first, second)
+
+
+def test_two_nodes_that_have_looked_begin_together() -> None:
+    """Whoever claims: both have what is stored."""
+    bus = Bus()
+    bus.has_store = True
+    nodes = [bus.node(chance=0.0), bus.node(chance=1.0)]
+    bus.wait(3.0)
+    cursor = ""
+    for node in nodes:
+        found, cursor = stored_log("1", "2")
+        node.replica.loaded(found, bus.now)
+        node.carry_out()
+    bus.wait(3.0)
+    assert agree(*nodes)
+    for node in nodes:
+        assert node.core.connect("channel=a", cursor).told() == ["2", "source:None"]
+
+
+def test_whoever_has_a_log_does_not_look() -> None:
+    """What it has is newer."""
+    bus = Bus()
+    bus.has_store = True
+    node = bus.node()
+    bus.wait(1.0)
+    node.replica.loaded(None, bus.now)
+    node.carry_out()
+    bus.wait(1.0)
+    node.disconnect()
+    node.connect()
+    bus.wait(3.0)
+    assert (node.loads, node.replica.is_synced) == (1, True)

@@ -37,7 +37,6 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert found.cluster.name == "default"
     assert (found.persistence.mode, found.persistence.url, found.persistence.max_lag_s) == ("none", None, 2.0)
     assert found.persistence.key_prefix == "sse-gateway"
-    assert found.store_url == "redis://127.0.0.1:6379"
     assert (found.stream.heartbeat_s, found.stream.retry_s, found.stream.write_timeout_s) == (15.0, 3.0, 30.0)
     assert (found.stream.send_buffer_bytes, found.stream.max_age_s, found.stream.max_channels) == (262_144, 0.0, 64)
     assert (found.limits.connections, found.limits.channels) == (50_000, 100_000)
