@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from benchmarks import against_peers, cluster, crowd, many_channels, scale
+from benchmarks import against_peers, cluster, crowd, hostile, many_channels, scale
 from benchmarks.scenario import kind
 from benchmarks.section import Section
 
@@ -20,6 +20,7 @@ GROUPS_OF = {
     "many": many_channels.SCENARIOS,
     "scale": scale.SCENARIOS,
     "crowd": crowd.SCENARIOS,
+    "hostile": hostile.SCENARIOS,
     "cluster": cluster.SCENARIOS,
 }
 

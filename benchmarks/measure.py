@@ -57,15 +57,34 @@ class Sample:
     cores: Ticks
 
 
-def delivery(stage: Stage, name: str, load: Load, timing: Timing, say: Callable[[str], None]) -> Row:
-    """Publish at a fixed rate to open streams; return CPU per delivery, latency and what was not delivered."""
-    with running(stage, name, load) as server, streams(stage, server, load) as client:
+def delivery(
+    stage: Stage,
+    name: str,
+    load: Load,
+    timing: Timing,
+    say: Callable[[str], None],
+    beside: Callable[[Stage, Server], contextlib.AbstractContextManager[Part]] | None = None,
+) -> Row:
+    """Publish at a fixed rate to open streams; return CPU per delivery, latency and what was not delivered.
+
+    Args:
+        stage: The cores.
+        name: Of the server.
+        load: What is asked of it.
+        timing: For how long.
+        say: Told how it goes.
+        beside: Whoever else is there, on the load core, once the streams are open.
+    """
+    with contextlib.ExitStack() as parts:
+        server = parts.enter_context(running(stage, name, load))
+        client = parts.enter_context(streams(stage, server, load))
+        others = [] if beside is None else [parts.enter_context(beside(stage, server))]
         say(f"{load.streams} streams open, publishing {load.rate:g}/s for {timing.total_s():.0f} s")
         count = load.whole(timing.total_s())
         start_ns = time.monotonic_ns() + int(START_DELAY_S * 1e9)
         with publishing(stage, server, load, start_ns, count) as publisher:
             sleep_until(start_ns, timing.warmup_s)
-            load_parts = [client, stage.redis, *server.others, *([] if server.is_floor else [publisher])]
+            load_parts = [client, stage.redis, *server.others, *others, *([] if server.is_floor else [publisher])]
             before = sample(stage, server.part, load_parts)
             stage.profiler.begin(server.part, timing.window_s)
             sleep_until(start_ns, timing.warmup_s + timing.window_s)

@@ -157,7 +157,7 @@ def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, found: 
             for name, scenario in scenarios.items():
                 one = found.setdefault(name, Found())
                 run_scenario(stage, name, scenario, rounds, patience, one.rows)
-                one.profile += profile(stage, scenario, one.rows)
+                one.profile.extend(profile(stage, scenario, one.rows))
         finally:
             redis.stop()
 

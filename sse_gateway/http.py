@@ -1,8 +1,8 @@
 """The public listener: requests to streams, refusals, and the temporary refusal.
 
 Rules:
-    1. Refusals in this order: 404 of the path, 405, 414, 431, 400, 401, 403, 404 of the channel; then what is
-       only temporary. A native `EventSource` closes for ever on any status but 200, so to whoever
+    1. Refusals in this order: 404 of the path, 405, 414, 431, 400, 403 of the page's origin, 401, 403, 404 of the
+       channel; then what is only temporary. A foreign page does not even learn whether there are credentials. A native `EventSource` closes for ever on any status but 200, so to whoever
        accepts ``text/event-stream`` a temporary refusal is a 200 with one block and a clean end.
     2. A stream's request is answered by nobody but the stream: the socket is taken from the
        server, and the response that the server wants is never written.

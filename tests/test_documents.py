@@ -27,7 +27,7 @@ from sse_gateway.reasons import (
     Unavailable,
 )
 from sse_gateway.settings import ChannelSettings, item_of, keys_of
-from tests.support.documents import DOCS, PACKAGE, PAGES, ROOT, code, read, table
+from tests.support.documents import DOCS, PACKAGE, PAGES, ROOT, code, read, table, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,6 +197,22 @@ def test_the_layers_name_every_module() -> None:
     named = set(re.findall(r"(?<= )[a-z_]+", re.sub(r"(?m)^\d \w+", "", text)))
     modules = {re.sub(r"^demo_\w+", "demo", path.stem) for path in PACKAGE.glob("*.py")}
     assert named == modules - {"__init__", "__main__"}
+
+
+def test_threats_are_held_where_the_tables_say() -> None:
+    """Each has modules that exist and tests that exist; or a reason, where there is no test."""
+    header = ["", "threat", "what holds", "where", "tried by"]
+    rows = [row for cells, found in tables("security.md") if cells == header for row in found]
+    assert len(rows) > 50
+    assert len({row[0] for row in rows}) == len(rows)
+    for number, threat, holds, modules, tests in rows:
+        assert threat
+        assert len(holds) > 3
+        assert all((PACKAGE / f"{module}.py").is_file() for module in code(modules)), number
+        assert code(tests) or tests == "—", number
+        for test in code(tests):
+            file, _, name = test.partition("::")
+            assert re.search(rf"(?m)^(async )?def {name}\(", read(ROOT / file)), f"{number}: no {test}"
 
 
 def test_commands_exist() -> None:
