@@ -17,8 +17,9 @@ from sse_gateway.place import Address, Watch
 from sse_gateway.primary import open_link
 from sse_gateway.sentinels import POLL_S, Sentinels
 from tests.conftest import SERVER
+from tests.integration.test_source import Following
 from tests.support.documents import DOCS, read
-from tests.support.resp3_server import Recorder, Resp3Server, bulk, message, resp3_server
+from tests.support.resp3_server import REPLICA, Recorder, Resp3Server, bulk, message, resp3_server
 from tests.support.sentinels import SERVICE, SentinelSet, sentinel_set
 
 if TYPE_CHECKING:
@@ -262,3 +263,84 @@ async def test_a_primary_that_is_not_there_is_told_by_its_address(three: list[Re
     """The operator sees whom the sentinels name."""
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:1, which the sentinels name: "):
         await link_of(f"redis+sentinel://127.0.0.1:{three[0].port}/{SERVICE}")
+
+
+# -- a source that follows them
+
+
+@pytest.fixture
+async def follow(three: list[Resp3Server]) -> AsyncIterator[Callable[[], Following]]:
+    """Start sources that know the three sentinels, and end with the test."""
+    started: list[Following] = []
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in three)
+
+    def start() -> Following:
+        started.append(Following(f"redis+sentinel://{hosts}/{SERVICE}", connect_s=30, liveness_s=30))
+        return started[-1]
+
+    yield start
+    for following in started:
+        following.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following.task
+
+
+async def name(three: list[Resp3Server], port: int, epoch: int) -> None:
+    """Let all three name another primary, and announce it."""
+    for server in three:
+        says(server, port, epoch=epoch)
+        await server.send(message("+switch-master", "+switch-master", f"{SERVICE} 127.0.0.1 1 127.0.0.1 {port}"))
+
+
+async def test_a_primary_that_still_answers_is_left(three: list[Resp3Server], follow: Callable[[], Following]) -> None:
+    """2.3.6: cut off from its sentinels it would go on for ever, with nobody who publishes there."""
+    async with resp3_server() as old, resp3_server() as new:
+        await name(three, old.port, 1)
+        following = follow()
+        await following.until_live()
+        await name(three, new.port, 2)
+        await following.until_lost(timeout_s=POLL_S)
+        await following.recorder.until_call("began", 2, timeout_s=POLL_S)
+        assert new.names()[:1] == ["HELLO"]
+        await new.send(message("sse:*", "sse:a", "hello"))
+        await following.recorder.until_call("hello")
+
+
+@pytest.mark.parametrize("silent", ["HELLO", "PSUBSCRIBE", "PUBLISH"])
+async def test_news_end_an_attempt_that_hangs(
+    three: list[Resp3Server], follow: Callable[[], Following], silent: str
+) -> None:
+    """Whatever step of the way to an old primary gets no answer: its time-out is not waited for."""
+    async with resp3_server() as old, resp3_server() as new:
+        del old.answers[silent]
+        await name(three, old.port, 1)
+        following = follow()
+        await old.until(lambda s: silent in s.names())
+        await name(three, new.port, 2)
+
+        await following.until_live(timeout_s=2)
+
+
+async def test_news_end_the_wait_between_attempts(three: list[Resp3Server], follow: Callable[[], Following]) -> None:
+    """After many failures the next attempt would be up to a second away."""
+    async with resp3_server() as new:
+        following = follow()
+        await three[0].until(lambda s: following.source.attempts >= 7 and bool(s.commands), timeout_s=20)
+        await name(three, new.port, 2)
+
+        await following.recorder.until_call("began", timeout_s=0.4)
+
+
+async def test_a_replica_that_they_name_is_waited_for(
+    three: list[Resp3Server], follow: Callable[[], Following]
+) -> None:
+    """It is not a primary yet, or no more: not live, and tried again."""
+    async with resp3_server() as named:
+        primary, named.answers["ROLE"] = named.answers["ROLE"], REPLICA
+        await name(three, named.port, 1)
+        following = follow()
+        await named.until(lambda s: s.names().count("ROLE") >= 2)
+        assert not following.source.live
+        named.answers["ROLE"] = primary
+
+        await following.until_live()

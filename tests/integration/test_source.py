@@ -167,6 +167,7 @@ async def test_a_server_with_a_full_disk_will_do(server: Resp3Server, follow: Ca
         ("HELLO", b"-DENIED Redis is running in protected mode\r\n", "protected mode"),
         ("HELLO", b"-ERR max number of clients reached\r\n", "max number of clients"),
         ("HELLO", hello(server="dragonfly"), "'dragonfly'"),
+        ("HELLO", hello(mode="sentinel"), "redis+sentinel://host:port/service"),
         ("ROLE", REPLICA, "replica"),
         ("ROLE", b"*1\r\n$8\r\nsentinel\r\n", "primary"),
         ("ROLE", b"-NOPERM User gw has no permissions to run the 'role' command\r\n", "'role'"),
