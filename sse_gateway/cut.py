@@ -9,7 +9,9 @@ Rules:
     4. A cut holds on to what the windows lose meanwhile, at most once their contents; whoever made it
        lets go of it when it is done (`close`).
     5. A cut that was closed before its end has no end: nobody takes it for a whole one.
-    6. A delta tells what changed after its begin. Under a rule that has forgotten channels since, it
+    6. Who has read more of an ended epoch than we (on a primary that we left first) keeps what is
+       his: the delta begins where that epoch has ended here. Both have its beginning in common.
+    7. A delta tells what changed after its begin. Under a rule that has forgotten channels since, it
        names all that are left: whoever takes it in learns that the others may have lost something.
 """
 
@@ -102,17 +104,16 @@ class Cut:
             token: Of the JOIN that is answered.
             log: The sequence; it has an epoch.
             history: The windows; it saves for this cut until `close`.
-            have: Cursor of the joiner's head; if it verifies, only what lies after it is sent.
+            have: Cursor of the joiner's head; if we can tell what lies after it, only that is sent.
             claims: Epochs claimed and undecided.
             now: Seconds.
             beside: As in `Head`.
         """
-        verdict, position = log.locate(have)
-        self._begin = position if verdict is Verdict.VERIFIED else -1
+        self._begin = _begin_of(log, have)
         first, self._hashes = log.hashes_after(self._begin)
         timelines = history.timelines
         self._head = Head(
-            have=have if verdict is Verdict.VERIFIED else "",
+            have=have if self._begin >= 0 else "",
             begin=self._begin,
             head=log.head,
             first=first,
@@ -203,6 +204,15 @@ class Cut:
             saved.keys,
             [(e.position, now - e.received_at, e.type, e.is_text, e.frame, e.raw) for e in events],
         )
+
+
+def _begin_of(log: Log, have: str) -> int:
+    """Where a delta begins for somebody who has the log up to a cursor; -1 if only the whole will do."""
+    verdict, position = log.locate(have)
+    if verdict is Verdict.VERIFIED:
+        return position
+    is_end = verdict is Verdict.UNKNOWN_EPOCH and log.knows(have.partition("-")[0])
+    return position - 1 if is_end and position >= log.floor else -1
 
 
 def _fitting(events: list[Event], size: int) -> tuple[list[Event], int]:

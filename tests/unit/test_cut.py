@@ -222,6 +222,38 @@ def test_delta_of_losses() -> None:
     assert {name: (found.events, found.lost) for name, found in held.items()} == {"a1": ([], [4])}
 
 
+def test_delta_for_who_has_read_more() -> None:
+    """Whoever has more of an epoch that has ended gets what came after it, and keeps what is his (rule 6)."""
+    node, other = Node(), Node()
+    for each in (node, other):
+        each.append("a", "a")
+    other.append("a", "b")
+    node.begin_epoch()
+    node.append("b", "a")
+
+    snapshot = received(node.cut(other.cursor))
+
+    head = head_of(snapshot)
+    assert (head.have, head.begin, head.first, head.head) == (other.cursor, 2, 3, 5)
+    assert head.epochs == [("epoch0000002", 3, GapReason.SOURCE)]
+    assert {name: positions(found) for name, found in held_by(snapshot).items()} == {"b": [4], "a": [5]}
+
+
+def test_delta_after_an_end_that_is_forgotten() -> None:
+    """Without the hashes from there on, only the whole will do."""
+    node, other = Node(), Node()
+    node.log = Log(KEY, ring_size=4096)
+    node.log.begin_epoch("epoch0000001", GapReason.SOURCE)
+    node.log.begin_epoch("epoch0000002", GapReason.SOURCE)
+    other.append("a", "a")
+    assert head_of(received(node.cut(other.cursor))).begin == 0
+    for _ in range(2 * 4096):
+        node.log.append(b"a", b"x")
+    assert node.log.floor > 1
+
+    assert head_of(received(node.cut(other.cursor))).begin == -1
+
+
 def test_delta_of_nothing() -> None:
     """Whoever has missed nothing gets nothing."""
     node = Node()
@@ -261,7 +293,7 @@ def test_forgotten_channels() -> None:
 
 
 def test_delta_under_a_rule_that_forgot() -> None:
-    """If channels were forgotten since, those that are left are named: so it is known which may have lost (rule 6)."""
+    """If channels were forgotten since, those that are left are named: so it is known which may have lost (rule 7)."""
     node = Node(channels=3)
     node.append("b1", "a1", "a2")
     have = node.cursor

@@ -9,6 +9,7 @@ from sse_gateway.checkpoints import CHECKPOINT_S
 from sse_gateway.control import Ignored, Kind
 from sse_gateway.decisions import How, Synced
 from sse_gateway.joining import BUFFER_ENTRIES, ECHO_S
+from sse_gateway.log import Verdict
 from sse_gateway.offers import MAX_CUTS
 from sse_gateway.reader import Phase
 from sse_gateway.reasons import GapReason
@@ -299,6 +300,44 @@ def test_comes_back() -> None:
     assert size < 10_000
     assert agree(holder, node)
     assert [text[0] for text in client.told()] == ["1", "2"]
+
+
+def test_comes_back_with_more_of_an_epoch_that_has_ended() -> None:
+    """Who left the old primary later keeps what he has read there: a delta, and one gap, for clients of either."""
+    bus, (first, last) = cluster(2)
+    clients = [node.core.connect("channel=a") for node in (first, last)]
+    bus.publish("a", "1" + "x" * 100_000)
+    bus.settle()
+    first.disconnect()
+    bus.publish("a", "2")
+    bus.settle()
+    more = last.head
+    last.disconnect()
+
+    first.connect()
+    bus.settle()
+    bus.publish("a", "3")
+    last.connect()
+    bus.settle()
+    bus.now += 0.2
+    first.tick()
+    bus.moves_snapshots = False
+    bus.settle()
+    order = first.serves[next(iter(last.fetches))]
+    blocks = list(order.blocks)
+    for block in blocks:
+        last.block(order.token, block)
+    bus.publish("a", "4")
+    bus.settle()
+
+    assert sum(map(len, blocks)) < 10_000
+    assert agree(first, last)
+    assert [[text[0] for text in client.told()] for client in clients] == [
+        ["1", "s", "3", "4"],
+        ["1", "2", "s", "3", "4"],
+    ]
+    assert last.core.hub.log.locate(more)[0] is Verdict.VERIFIED
+    assert first.core.hub.log.locate(more)[0] is Verdict.UNKNOWN_EPOCH
 
 
 def test_buffer() -> None:
