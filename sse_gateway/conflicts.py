@@ -154,6 +154,9 @@ def _unordered(settings: Settings) -> Iterator[Conflict]:
     if settings.redis.unordered and settings.worker_count > 1:
         text = "an unordered server is followed by one worker only: each would have a log of its own"
         yield Conflict((("workers",), ("redis", "unordered")), text)
+    if settings.redis.unordered and settings.persistence.mode != "none":
+        text = "what an unordered server brings cannot be gone on from: each connection begins a new epoch"
+        yield Conflict((("persistence", "mode"), ("redis", "unordered")), text)
 
 
 def _same_host(first: str, second: str) -> bool:

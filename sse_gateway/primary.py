@@ -1,9 +1,14 @@
-"""The server whose order is the log: at the place that the URL names, or wherever its sentinels say."""
+"""The server whose order is the log: at the place that the URL names, or wherever its sentinels say.
+
+Rule: a connection goes to the primary or ends. When the sentinels name another, all that were opened to
+the former one are dropped, whatever they are for and even if it still answers.
+"""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from sse_gateway.errors import SourceError
 from sse_gateway.place import connect, place_of, watch_of
@@ -32,8 +37,10 @@ class Primary:
             moved: Called when the sentinels name another.
         """
         watch = watch_of(url)
-        self.sentinels = None if watch is None else Sentinels(watch, timeout_s=timeout_s, moved=moved)
+        self.sentinels = None if watch is None else Sentinels(watch, timeout_s=timeout_s, moved=self._move)
         self._place = place_of(url)
+        self._moved = moved
+        self._links: WeakSet[Link] = WeakSet()
 
     @asynccontextmanager
     async def followed(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
@@ -59,9 +66,23 @@ class Primary:
             return await connect(self._place, make)
         address = await self.sentinels.locate()
         try:
-            return await connect(self._place.at(address), make)
+            link = await connect(self._place.at(address), make)
         except OSError as error:  # its text does not always say where
             raise SourceError(f"{address}, which the sentinels name: {error}") from error
+        self._links.add(link)
+        if self.sentinels.primary != address:
+            link.drop(_named(self.sentinels.primary))
+        return link
+
+    def _move(self, primary: Address) -> None:
+        self._moved(primary)
+        for link in list(self._links):
+            link.drop(_named(primary))
+        self._links.clear()
+
+
+def _named(primary: Address | None) -> str:
+    return f"the sentinels name another primary: {primary}"
 
 
 async def open_link(url: str, make: Callable[[], Link], *, timeout_s: float) -> Link:

@@ -152,13 +152,11 @@ class Source:
         if self._link is not None:
             self._link.drop(f"this node has left the log for {seconds:.0f} s")
 
-    def _move(self, primary: Address) -> None:
-        """The sentinels name another primary: leave the one that we have, or wait for no longer."""
+    def _move(self, _primary: Address) -> None:
+        """The sentinels name another primary, and the link to this one is dropped: wait for no step any longer."""
         self._moved.set()
         if self._limit is not None:
             self._limit.reschedule(0.0)
-        if self._link is not None:
-            self._link.drop(f"the sentinels name another primary: {primary}")
 
     async def _rest(self, failures: int) -> None:
         """Wait before the next attempt; not where a new primary is known."""

@@ -14,7 +14,7 @@ import pytest
 from sse_gateway.errors import SourceError
 from sse_gateway.link import Link
 from sse_gateway.place import Address, Watch
-from sse_gateway.primary import open_link
+from sse_gateway.primary import Primary, open_link
 from sse_gateway.sentinels import POLL_S, Sentinels
 from tests.conftest import SERVER
 from tests.integration.test_source import Following
@@ -257,6 +257,23 @@ async def test_one_connection_asks_the_sentinels_once(three: list[Resp3Server]) 
         link.close()
 
     assert [len(server.commands) for server in three] == asked
+
+
+async def test_every_connection_leaves_a_former_primary(three: list[Resp3Server]) -> None:
+    """What goes beside the source, a hand-over or the store, must not go on at a server that is none any more."""
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in three)
+    async with resp3_server() as old, resp3_server() as new:
+        await name(three, old.port, 1)
+        primary = Primary(f"redis+sentinel://{hosts}/{SERVICE}", timeout_s=1.0)
+        async with primary.followed(lambda error: pytest.fail(str(error))):
+            links = [await primary.open(lambda: Link(Recorder(), b"control", b"token")) for _ in range(2)]
+            await name(three, new.port, 2)
+            for link in links:
+                await asyncio.wait_for(link.lost.wait(), POLL_S)
+                assert link.why == f"the sentinels name another primary: 127.0.0.1:{new.port}"
+            link = await primary.open(lambda: Link(Recorder(), b"control", b"token"))
+            assert await link.call(b"PING") == b"PONG"
+            link.close()
 
 
 async def test_a_primary_that_is_not_there_is_told_by_its_address(three: list[Resp3Server]) -> None:

@@ -138,6 +138,12 @@ def test_an_unordered_server_has_one_worker(tmp_path: Path) -> None:
     assert load(tmp_path, AUTH + "redis: {unordered: true}\n").redis.unordered
 
 
+def test_an_unordered_server_has_no_store(tmp_path: Path) -> None:
+    """Nothing could go on from it."""
+    (problem,) = problems(tmp_path, AUTH + "persistence: {mode: redis}\nredis: {unordered: true}\n")
+    assert problem.startswith("gw.yaml:2:15: persistence.mode: what an unordered server brings cannot be gone on from")
+
+
 def test_a_value_that_is_wrong_by_itself_contradicts_nothing(tmp_path: Path) -> None:
     """Its default is not what the operator meant."""
     text = (
