@@ -193,6 +193,7 @@ class InProcess:
             max_channels=64,
             origins=Origins(settings.cors.origins, with_cookies=settings.auth.uses_cookies),
             proxies=TrustedProxies([]),
+            authority=self.gateway.authority,
         )
         self.server = Connections(self.streams.now, self.streams.spare_descriptors).server(front.handle)
         runner = web.ServerRunner(self.server)

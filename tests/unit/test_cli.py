@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+import jwt
 import pytest
 
 from sse_gateway import __version__
@@ -252,3 +254,118 @@ def test_a_closed_standard_error_ends_nothing(tmp_path: Path) -> None:
 
     assert process.returncode == 0
     assert b"mode: none" in process.stdout
+
+
+SECRET = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def by_secret(tmp_path: Path, valkey: Valkey) -> Path:
+    """A configuration with a secret, and a Redis of its own."""
+    file = tmp_path / "gateway.yaml"
+    auth = f"auth: {{mode: jwt, secret: {SECRET}, audience: us, issuer: them, channels_claim: may, max_lifetime: 1d}}"
+    file.write_text(f"redis: {{url: '{valkey.url}'}}\ncluster: {{name: cli}}\n{auth}\n")
+    return file
+
+
+def test_token_makes_what_the_gateway_accepts(by_secret: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard output, and nothing else, so that a shell can keep it."""
+    words = ("--channels", "a,b*", "--subject", "ann", "--ttl", "5m")
+    assert code_of("token", "--config", str(by_secret), *words) == 0
+    text = capsys.readouterr().out.strip()
+    claims = jwt.decode(text, SECRET, ["HS256"], audience="us", issuer="them")
+    assert (claims["may"], claims["sub"]) == (["a", "b*"], "ann")
+    assert claims["exp"] - claims["iat"] == 300
+    assert claims["jti"]
+
+
+def test_token_takes_its_secret_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or a file that it names; never from the command line, where everybody sees it."""
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    monkeypatch.setenv("SSE_GATEWAY__AUTH__SECRET__FILE", str(tmp_path / "secret"))
+    assert code_of("token", "--channels", "a") == 0
+    assert jwt.decode(capsys.readouterr().out.strip(), SECRET, ["HS256"])["channels"] == ["a"]
+    monkeypatch.setenv("SSE_GATEWAY__AUTH__ALGORITHMS", "[HS512]")
+    assert code_of("token", "--channels", "a") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert jwt.get_unverified_header(shown.out.strip())["alg"] == "HS512"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--channels", ""), 64, "a channel is 1 to 256 bytes"),
+        (("--channels", "a,,b"), 64, "a channel is 1 to 256 bytes"),
+        (("--channels", "a", "--ttl", "1"), 64, "needs a unit"),
+        (("--channels", "a", "--ttl", "0s"), 64, "more than 0s"),
+        (("--channels", "a", "--ttl", "2d"), 64, "at most 1d (auth.max_lifetime)"),
+        ((), 64, "Missing option '--channels'"),
+    ],
+)
+def test_token_refuses_what_the_gateway_would(
+    words: tuple[str, ...], code: int, said: str, by_secret: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a sentence."""
+    assert code_of("token", "--config", str(by_secret), *words) == code
+    assert said in capsys.readouterr().err
+
+
+def test_token_needs_a_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any, and where the gateway has a public key only."""
+    assert code_of("token", "--channels", "a") == 78
+    assert "mode jwt needs a key" in capsys.readouterr().err
+    file = tmp_path / "gateway.yaml"
+    for auth in ("{mode: none}", "{mode: jwt, public_key_file: /k.pem, algorithms: [RS256]}"):
+        file.write_text(f"auth: {auth}\n")
+        assert code_of("token", "--config", str(file), "--channels", "a") == 78
+        assert "auth.secret: tokens are made with it" in capsys.readouterr().err
+
+
+def test_revoke_says_how_many_were_told(by_secret: Path, valkey: Valkey, capsys: pytest.CaptureFixture[str]) -> None:
+    """And that whoever starts later will know, where nobody was; names are not to be read off the list."""
+    assert code_of("revoke", "--config", str(by_secret), "--subject", "ann") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "revoked for 1d; 0 process(es) of cluster 'cli' were told\n"
+    assert "those that start will find it in the list" in shown.err
+    with contextlib.closing(Link(valkey.port)) as link:
+        link.call("SUBSCRIBE", "__sse_gateway:cli")
+        assert code_of("revoke", "--config", str(by_secret), "--token", "t1", "--for", "1h") == 0
+        assert "1 process(es)" in capsys.readouterr().out
+        assert b"revoke 1 t" in str(link.read()).encode()
+    members = valkey.link.call("ZRANGE", "__sse_gateway:cli:revoked", 0, -1)
+    assert isinstance(members, list)
+    assert len(members) == 2
+    assert not any(b"ann" in member for member in members)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "name a --subject, or a --token by its id"),
+        (("--subject", ""), "name a --subject"),
+        (("--subject", "a", "--for", "2d"), "at most 1d (auth.max_lifetime)"),
+        (("--subject", "a", "--for", "x"), "must be a duration"),
+    ],
+)
+def test_revoke_refuses_what_would_not_hold(
+    words: tuple[str, ...], said: str, by_secret: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong use is 64."""
+    assert code_of("revoke", "--config", str(by_secret), *words) == 64
+    assert said in capsys.readouterr().err
+
+
+def test_revoke_fails_aloud(
+    by_secret: Path, valkey: Valkey, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full list, and a Redis that is not there: nothing was revoked, and that is said."""
+    monkeypatch.setattr("sse_gateway.revoke.MAX_REVOCATIONS", 1)
+    assert code_of("revoke", "--config", str(by_secret), "--subject", "ann") == 0
+    assert code_of("revoke", "--config", str(by_secret), "--subject", "bob") == 1
+    assert "nothing was revoked: the list is full (1 revocations)" in capsys.readouterr().err
+    valkey.kill()
+    assert code_of("revoke", "--config", str(by_secret), "--subject", "ann") == 1
+    assert "nothing is sure to be revoked" in capsys.readouterr().err
