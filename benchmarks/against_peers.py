@@ -132,7 +132,7 @@ SCENARIOS = {
         measure_delivery,
         judge_cpu,
         note_cpu,
-        Timing(warmup_s=1.5, window_s=5),
+        Timing(warmup_s=1.5, window_s=4),
         asides=frozenset({"floor-python", "aiohttp", "sse-starlette", "fastapi"}),
     ),
     "fanout": Scenario(

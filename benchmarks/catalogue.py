@@ -33,12 +33,23 @@ GROUPS = {group: tuple(scenarios) for group, scenarios in GROUPS_OF.items()}
 SERVERS = sorted({kind(server) for scenario in SCENARIOS.values() for server in scenario.servers})
 
 
-def section_of(name: str, scenario: Scenario, rows: list[Row], known: dict[str, str], profile: list[str]) -> Section:
+def section_of(
+    name: str, scenario: Scenario, rows: list[Row], known: dict[str, str], profile: list[str], failures: list[str]
+) -> Section:
     """Judge what was measured of a scenario."""
     rows.sort(key=lambda row: (scenario.servers.index(row["server"]), row["round"]))
     judged = scenario.judge(rows)
     return Section(
-        name, scenario.title, rows, scenario.columns, scenario.right, judged, scenario.notes(rows), known, profile
+        name,
+        scenario.title,
+        rows,
+        scenario.columns,
+        scenario.right,
+        judged,
+        scenario.notes(rows),
+        known,
+        profile,
+        failures,
     )
 
 
@@ -48,5 +59,6 @@ def read(files: list[Path]) -> list[Section]:
     for file in files:
         for found in json.loads(file.read_text())["scenarios"]:
             name = found["name"]
-            sections[name] = section_of(name, SCENARIOS[name], found["rows"], found["known"], found["profile"])
+            rest = (found[key] for key in ("known", "profile", "failures"))
+            sections[name] = section_of(name, SCENARIOS[name], found["rows"], *rest)
     return [sections[name] for name in SCENARIOS if name in sections]

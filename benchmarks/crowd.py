@@ -29,6 +29,7 @@ STORM_COLUMNS = (
     Column("p50_s", "half, s", digits=2),
     Column("p99_s", "99 %, s", digits=2),
     Column("lag_p99_ms", "loop lag p99, ms at most", digits=0),
+    Column("again", "connections cut by a full queue", digits=0),
     Column("server_cpu_s", "server CPU, s", digits=2),
     Column("server_core_busy", "server core, %", 100, 0),
     Column("load_core_busy", "load core, %", 100, 0),
@@ -73,7 +74,9 @@ def judge_slow(rows: list[Row]) -> list[Target]:
     judged = []
     for policy in POLICIES:
         values = ratio(trusted(rows), "p99_ms", stalled(policy), NONE)
-        judged.append(target(f"10 % stalled, {policy}: p99 of the others / without, at most 1.3", values, at_most=1.3))
+        judged.append(
+            target(f"{stalled(policy)}, 10 % stalled: p99 of the others / without, at most 1.3", values, at_most=1.3)
+        )
         judged.append(everything_arrived(rows, stalled(policy)))
     return judged
 
@@ -93,7 +96,7 @@ def note_slow(rows: list[Row]) -> list[str]:
 
 SCENARIOS = {
     "storm": Scenario(
-        "g: 10,000 clients reconnect at once, with Last-Event-ID and 100 events to replay, 20 events/s going on",
+        "g: 10,000 clients reconnect at once, with Last-Event-ID and 100 events to replay, 2 events/s going on",
         STORM_LOAD,
         (REPLAY, PLAIN),
         measure_storm,
@@ -108,7 +111,7 @@ SCENARIOS = {
         measure_delivery,
         judge_slow,
         note_slow,
-        Timing(warmup_s=4, window_s=4),
+        Timing(warmup_s=3.5, window_s=3),
         loads={stalled(policy): slow_load(policy) for policy in POLICIES},
     ),
 }

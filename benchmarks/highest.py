@@ -24,7 +24,7 @@ FAR = 10
 STEPS = 9
 """Rates tried, at most."""
 
-WARMUP_S, WINDOW_S = 0.7, 2.5
+WARMUP_S, WINDOW_S = 0.6, 2.0
 
 LEAD_S = 0.1
 

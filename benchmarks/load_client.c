@@ -7,7 +7,8 @@
  *     stream starves another.
  *   - A stream is open at its first blank line after a status of 200. What is judged of it: load_check.h.
  *   - The last --stalled streams read nothing more once they are open; nothing is expected of them.
- *   - With --current, a line tells how long after the first connect each stream was current.
+ *   - With --current, a line tells how long after the first connect each stream was current; a connection that is cut
+ *     before its first block is tried again.
  *
  * Commands on stdin, one JSON line on stdout for each:
  *   mark       counters so far; latency since the last mark
@@ -42,7 +43,7 @@ static struct stream *streams;
 static int n_streams, n_closed, n_connect, epfd, inflight_max = 200, port, first_index;
 static const char *path = "/", *source, *last_event_id, *field;
 static char recv_buffer[RECV_BYTES];
-static uint64_t bytes_read, reads, refused, awaited;
+static uint64_t bytes_read, reads, refused, awaited, again;
 
 /* ---- HTTP/1.1 ---- */
 
@@ -112,8 +113,7 @@ static void watch(struct stream *s, int op, uint32_t mask) {
     if (epoll_ctl(epfd, op, s->fd, &ev) < 0) perror("epoll_ctl"), exit(70);
 }
 
-static void connect_next(void) {
-    struct stream *s = &streams[n_connect++];
+static void connect_stream(struct stream *s) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)}, from = {.sin_family = AF_INET};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (began == 0) began = now_ns();
@@ -121,7 +121,8 @@ static void connect_next(void) {
     if (s->fd < 0) perror("socket"), exit(70);
     struct linger reset = {1, 0};
     setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    s->is_stalled = n_connect > n_streams - n_stalled;
+    s->state = CONNECTING;
+    s->is_stalled = s - streams >= n_streams - n_stalled;
     if (s->is_stalled) setsockopt(s->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
     if (source) {                  /* the port is chosen at connect: more streams than one address has ports */
         setsockopt(s->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
@@ -143,11 +144,21 @@ static int write_path(char *to, size_t size, int index) {
     return n;
 }
 
+/* In a storm the kernel may cut a connection that its full queue has no room for: a browser tries again, so do we. */
+static void come_again(struct stream *s) {
+    close(s->fd);
+    again++;
+    n_inflight--;
+    s->head_bytes = 0;
+    connect_stream(s);
+}
+
 static void on_connected(struct stream *s) {
     char request[4096];
     int error = 0, n;
     socklen_t size = sizeof error;
     getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error && current_seq >= 0) return come_again(s);
     if (error) fprintf(stderr, "load client: connect: %s\n", strerror(error)), exit(70);
     n = sprintf(request, "GET ");
     n += write_path(request + n, 2048, first_index + (int)(s - streams));
@@ -166,7 +177,7 @@ static void on_ready(struct stream *s) {
     if (s->state == CONNECTING) return on_connected(s);
     ssize_t n = recv(s->fd, recv_buffer, sizeof recv_buffer, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0) return close_stream(s);
+    if (n <= 0) return s->opened || current_seq < 0 ? close_stream(s) : come_again(s);
     reads++;
     bytes_read += (uint64_t)n;
     uint64_t now = now_ns();
@@ -212,9 +223,10 @@ static int by_size(const void *a, const void *b) {
 
 static void report_current(void) {
     qsort(current_ns, (size_t)n_streams, sizeof *current_ns, by_size);
-    printf("{\"what\":\"current\",\"current\":%d,\"p50_s\":%.4f,\"p99_s\":%.4f,\"last_s\":%.4f}\n", n_current,
+    printf("{\"what\":\"current\",\"current\":%d,\"p50_s\":%.4f,\"p99_s\":%.4f,\"last_s\":%.4f,\"again\":%llu}\n",
+           n_current,
            (double)current_ns[n_streams / 2] / 1e9, (double)current_ns[n_streams * 99ll / 100] / 1e9,
-           (double)current_ns[n_streams - 1] / 1e9);
+           (double)current_ns[n_streams - 1] / 1e9, (unsigned long long)again);
     fflush(stdout);
 }
 
@@ -286,7 +298,7 @@ int main(int argc, char **argv) {
     epfd = epoll_create1(EPOLL_CLOEXEC);
     epoll_ctl(epfd, EPOLL_CTL_ADD, 0, &ev);
     for (int told = 0, told_current = current_seq < 0;;) {
-        while (n_connect < n_streams && n_inflight < inflight_max) connect_next();
+        while (n_connect < n_streams && n_inflight < inflight_max) connect_stream(&streams[n_connect++]);
         int n = epoll_wait(epfd, ready, 256, -1);
         for (int i = 0; i < n; i++) {
             if (ready[i].data.u32 == UINT32_MAX) on_command();

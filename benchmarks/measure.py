@@ -139,7 +139,9 @@ def await_open(client: Part, load: Load, timeout_s: float) -> None:
     state = client.hear(timeout_s)
     if state["open"] != load.streams + load.stalled or state["closed"]:
         why = ", ".join(f"{key} {state[key]}" for key in ("closed", "refused", "unavailable", "closes") if state[key])
-        raise client.failure(f"opened {state['open'] - state['closed']} of {load.streams + load.stalled} streams ({why})")
+        raise client.failure(
+            f"opened {state['open'] - state['closed']} of {load.streams + load.stalled} streams ({why})"
+        )
 
 
 @contextlib.contextmanager

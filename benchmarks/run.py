@@ -8,6 +8,7 @@ measurement could not be made.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import signal
@@ -42,9 +43,10 @@ while it lasts; after it they are taken as they are, and pointed out."""
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured of a scenario, and where the gateway's time went if a target is missed."""
+    """What was measured of a scenario, what could not be, and where the gateway's time went if a target is missed."""
 
     rows: list[Row] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     profile: list[str] = field(default_factory=list)
 
 
@@ -57,16 +59,21 @@ def _tell(label: str, text: str) -> None:
     say(f"{label}: {text}")
 
 
-def run_scenario(stage: Stage, name: str, scenario: Scenario, rounds: int, patience: Patience, rows: list[Row]) -> None:
-    """Measure every server in every round; append to `rows`."""
+def run_scenario(stage: Stage, name: str, scenario: Scenario, rounds: int, patience: Patience, found: Found) -> None:
+    """Measure every server in every round; what could not be measured does not keep the rest from it."""
     for number in range(rounds):
         for server in scenario.servers_of(number):
             if lacking := missing(kind(server)):
                 say(f"{name} {server}: SKIPPED: needs {lacking} (scripts/benchmarks installs it)")
                 continue
             tell = partial(_tell, f"{name} {number + 1}/{rounds} {server}")
-            row = scenario.measure(stage, scenario, server, patience, tell)
-            rows.append(row | {"server": server, "round": number + 1})
+            try:
+                row = scenario.measure(stage, scenario, server, patience, tell)
+            except BenchmarkError as error:
+                tell(f"FAILED: {error}")
+                found.failures.append(f"{server}, round {number + 1}: {str(error).partition(chr(10))[0]}")
+                continue
+            found.rows.append(row | {"server": server, "round": number + 1})
 
 
 def profile(stage: Stage, scenario: Scenario, rows: list[Row]) -> list[str]:
@@ -75,10 +82,14 @@ def profile(stage: Stage, scenario: Scenario, rows: list[Row]) -> list[str]:
     ours = [server for server in scenario.servers if kind(server) == "gateway"]
     if not missed or not ours or find_py_spy() is None:
         return []
-    server = next((name for name in reversed(ours) if any(name in text for text in missed)), ours[0])
+    longest_first = sorted(ours, key=len, reverse=True)
+    server = next((name for text in missed for name in longest_first if name in text), ours[0])
     say(f"{server} missed a target: profiling it, in a round that is not counted")
     spy = PySpy(stage.directory)
-    scenario.measure(replace(stage, profiler=spy), scenario, server, Patience(0), partial(_tell, f"profile {server}"))
+    with contextlib.suppress(BenchmarkError):  # the numbers are there; only what explains them is missing
+        scenario.measure(
+            replace(stage, profiler=spy), scenario, server, Patience(0), partial(_tell, f"profile {server}")
+        )
     return [f"{server}, {scenario.title}", *lines] if (lines := spy.lines()) else []
 
 
@@ -109,7 +120,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     names = [*SCENARIOS, *GROUPS]
     parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(names)}; default: all")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s; some scenarios need fewer")
     parser.add_argument("--servers", type=lambda text: text.split(","), help=f"of {','.join(SERVERS)}; default: all")
     parser.add_argument("--streams", type=int, help="instead of the scenario's")
     parser.add_argument("--rate", type=float, help="events per second, instead of the scenario's")
@@ -156,7 +167,7 @@ def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, found: 
             stage = Stage(cores, directory, redis, port)
             for name, scenario in scenarios.items():
                 one = found.setdefault(name, Found())
-                run_scenario(stage, name, scenario, rounds, patience, one.rows)
+                run_scenario(stage, name, scenario, rounds, patience, one)
                 one.profile.extend(profile(stage, scenario, one.rows))
         finally:
             redis.stop()
@@ -177,14 +188,19 @@ def main(arguments: list[str]) -> int:
         failure = BenchmarkError("interrupted")
     known = facts(arguments)
     sections = [
-        section_of(name, scenarios[name], one.rows, known, one.profile) for name, one in found.items() if one.rows
+        section_of(name, scenarios[name], one.rows, known, one.profile, one.failures)
+        for name, one in found.items()
+        if one.rows
     ]
     if sections:
         report = write(sections, known, RESULTS)
         print("\n" + report.read_text())
         say(f"written: {os.path.relpath(report)} (and .json)")
+    failures = [f"{name}: {text}" for name, one in found.items() for text in one.failures]
     if failure is not None:
-        print(f"benchmarks: {failure}", file=sys.stderr)
+        failures.append(str(failure))
+    if failures:
+        print("benchmarks: could not be measured:", *failures, sep="\n  ", file=sys.stderr)
         return 70
     return 1 if any(one.is_met is False for section in sections for one in section.targets) else 0
 

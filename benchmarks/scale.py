@@ -204,7 +204,7 @@ SCENARIOS = {
         columns=MEMORY_COLUMNS,
         right="all stayed open",
         loads={EACH: replace(MEMORY_LOAD, path="/events/load-{}"), EVERYTHING: ON_LOAD},
-        asides=frozenset(PEERS),
+        asides=frozenset({EACH, *PEERS}),
     ),
     "payload": Scenario(
         "i: payloads of 20 bytes, 1 KB and 64 KB to 1,000 streams; 100, 100 and 4 events/s",
@@ -215,7 +215,7 @@ SCENARIOS = {
         note_payload,
         Timing(warmup_s=1, window_s=4),
         loads=PAYLOAD_LOADS,
-        rounds=2,
+        rounds=1,
     ),
     "growth": Scenario(
         "j: how cost grows with streams (100,000 deliveries/s), channels and windows (10,000 deliveries/s)",
@@ -227,7 +227,8 @@ SCENARIOS = {
         Timing(warmup_s=1, window_s=4),
         GROWTH_COLUMNS,
         loads=GROWTH_LOADS,
-        rounds=2,
+        asides=frozenset({STREAMS[1], *CHANNELS, *WINDOWS}),
+        rounds=3,
     ),
     "workers": Scenario(
         "j: two workers against one on the same core, 1,000 streams, 100 events/s of 100 bytes",

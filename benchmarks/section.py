@@ -32,6 +32,7 @@ class Section:
         notes: What explains the numbers.
         known: Machine, versions, date, command of these measurements.
         profile: Where a target is missed: the functions in which most of the server's time goes.
+        failures: What could not be measured.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Section:
     notes: list[str]
     known: dict[str, str]
     profile: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def markdown(self, picture: str | None, head: dict[str, str]) -> str:
         """Return the section as Markdown; of what is known of it, what the report's head does not say."""
@@ -50,10 +52,11 @@ class Section:
         if others := {key: value for key, value in self.known.items() if head.get(key) != value}:
             parts.append("Measured with: " + "; ".join(f"{key} {value}" for key, value in others.items()) + ".")
         parts.append(table(self.rows, self.columns, self.right))
-        parts.append("\n".join(f"- {line}" for line in (*map(str, self.targets), *self.notes)))
+        told = (*map(str, self.targets), *self.notes, *(f"COULD NOT BE MEASURED: {text}" for text in self.failures))
+        parts.append("\n".join(f"- {line}" for line in told))
         if self.profile:
-            told = "\n".join(f"- {line}" for line in self.profile)
-            parts.append(f"Where the gateway's time goes, in a round of its own (py-spy):\n\n{told}")
+            where = "\n".join(f"- {line}" for line in self.profile)
+            parts.append(f"Where the gateway's time goes, in a round of its own (py-spy):\n\n{where}")
         if picture:
             parts.append(f"![{self.title}]({picture})")
         return "\n\n".join(parts)
