@@ -178,7 +178,18 @@ def _rule(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - a section of the 
 
 
 MEMORY_LOAD = Load(streams=10_000, rate=1, payload_bytes=100, max_seconds=180)
-ON_LOAD = replace(MEMORY_LOAD, path="/events?channel=load-{}&channel=load", config={"stream": {"max_age": "1h"}})
+EVERYTHING_ON = {
+    "stream": {"max_age": "1h"},
+    "limits": {
+        "connections_per_address": 50_000,
+        "connections_per_subject": 50_000,
+        "connections_per_second": 50_000,
+        "replay_per_subject": "1GiB",
+    },
+}
+"""What may be switched on for each stream besides the defaults; the limits are above what the scenario asks."""
+
+ON_LOAD = replace(MEMORY_LOAD, path="/events?channel=load-{}&channel=load", config=EVERYTHING_ON)
 PAYLOAD_LOADS = {
     f"{server} ({name})": Load(streams=1_000, rate=rate, payload_bytes=size, max_seconds=120)
     for server in ("floor-c", "gateway", "nchan")
