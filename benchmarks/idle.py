@@ -22,6 +22,9 @@ IDLE_S = 16
 """Idle time before memory is read: longer than the heartbeat, which must not leave memory behind either. In it every
 stream has a heartbeat, and hardly any has two."""
 
+ALONE_S = 4
+"""How long a server without streams is watched: what it does then is not its heartbeats'."""
+
 FIRST_S = 2
 """How long the server may take to free what it needed only for opening streams."""
 
@@ -33,16 +36,15 @@ def idle(stage: Stage, name: str, load: Load, say: Say) -> Row:
     first megabyte would look free of charge.
     """
     first = replace(load, streams=max(1, load.streams // 10), path=load.path.replace("load", "first"))
-    with (
-        running(stage, name, load) as server,
-        streams(stage, server, first, None, "first-client") as first_client,
-    ):
+    with running(stage, name, load) as server, contextlib.ExitStack() as stack:
+        alone = _share(server.part, ALONE_S)
+        first_client = stack.enter_context(streams(stage, server, first, None, "first-client"))
         time.sleep(FIRST_S)
         before, kernel_before, begun = server.part.rss_bytes(), kernel_bytes(), time.monotonic()
         with streams(stage, server, load) as client:
             opened_s = time.monotonic() - begun
             say(f"{load.streams} streams open after {opened_s:.1f} s, idle for {IDLE_S} s")
-            row = heartbeats(stage, server, (client, first_client), load.streams + first.streams)
+            row = heartbeats(stage, server, (client, first_client), load.streams + first.streams, alone)
             after, kernel_after = server.part.rss_bytes(), kernel_bytes()
     return row | {
         "server": name,
@@ -54,18 +56,24 @@ def idle(stage: Stage, name: str, load: Load, say: Say) -> Row:
     }
 
 
-def heartbeats(stage: Stage, server: Server, clients: tuple[Part, ...], count: int) -> Row:
-    """Watch idle streams for a heartbeat's time; return the share of a core per 10,000 of them."""
+def _share(part: Part, seconds: float) -> float:
+    """Return what share of a core a part takes."""
+    cpu_s, begun = part.fine_cpu_s(), time.monotonic()
+    time.sleep(seconds)
+    return (part.fine_cpu_s() - cpu_s) / (time.monotonic() - begun)
+
+
+def heartbeats(stage: Stage, server: Server, clients: tuple[Part, ...], count: int, alone: float) -> Row:
+    """Watch idle streams for a heartbeat's time; return the share of a core per 10,000 of them, less that without them."""
     time.sleep(FIRST_S)
     others = Others(stage, (server.part, stage.redis, *clients))
     marks = [client.ask("mark") for client in clients]
-    cpu_s, begun = server.part.cpu_s(), time.monotonic()
-    time.sleep(IDLE_S)
-    share = (server.part.cpu_s() - cpu_s) / (time.monotonic() - begun)
+    share = _share(server.part, IDLE_S)
     after = [client.ask("mark") for client in clients]
     closed = sum(one["closed"] for one in after)
     return others.shares() | {
-        "cpu_per_10k": share * 10_000 / count,
+        "cpu_per_10k": (share - alone) * 10_000 / count,
+        "cpu_alone": alone,
         "heartbeats": sum(new["heartbeats"] - old["heartbeats"] for new, old in zip(after, marks, strict=True)),
         "closed": closed,
         "rss_aside": server.part.aside_bytes(),
@@ -85,12 +93,13 @@ def kernel_bytes() -> int:
 def hold(stage: Stage, name: str, load: Load, say: Say) -> Row:
     """Hold more streams than one process has descriptors, on several loopback addresses; one event to all."""
     with running(stage, name, load) as server:
+        alone = _share(server.part, ALONE_S)
         before, kernel_before = server.part.rss_bytes(), kernel_bytes()
         begun = time.monotonic()
         with _many(stage, server, load) as parts:
             opened_s = time.monotonic() - begun
             say(f"{load.streams} streams open after {opened_s:.1f} s, idle for {IDLE_S} s")
-            row = heartbeats(stage, server, parts, load.streams)
+            row = heartbeats(stage, server, parts, load.streams, alone)
             rss, kernel = server.part.rss_bytes() - before, kernel_bytes() - kernel_before
             row |= _one_event(stage, server, load, parts)
     per_stream = {"bytes_per_stream": rss / load.streams, "kernel_bytes_per_stream": kernel / load.streams}

@@ -126,6 +126,7 @@ def launch_client(
     """Start the load client, and do not wait until its streams are open."""
     command = [str(stage.directory / "load_client"), "--port", str(server.port), "--path", path or load.path]
     command += ["--streams", str(load.streams + load.stalled), "--stalled", str(load.stalled)]
+    command += ["--header", load.header] if load.header else []
     command += ["--payload-bytes", str(load.payload_bytes), "--max-seconds", str(load.max_seconds)]
     return Part(name, [*command, *map(str, options)], core=stage.cores.load, directory=stage.directory)
 

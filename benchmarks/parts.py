@@ -121,6 +121,10 @@ class Part:
         """Return user and system time so far, in seconds."""
         return sum(_ticks(pid) for pid in self._measured()) / TICKS_PER_S
 
+    def fine_cpu_s(self) -> float:
+        """Return the same from the scheduler's own count, without that of threads that have ended: for small shares of a core."""
+        return sum(_run_ns(pid) for pid in self._measured()) / 1e9
+
     def spent_s(self) -> float:
         """Return the same of all its processes, and of those that have ended."""
         return sum(_ticks(pid, with_ended=True) for pid in family(self.pid)) / TICKS_PER_S
@@ -205,6 +209,12 @@ def _ticks(pid: int, *, with_ended: bool = False) -> int:
         return sum(map(int, _stat(pid)[11 : 15 if with_ended else 13]))
     except FileNotFoundError:
         return 0
+
+
+def _run_ns(pid: int) -> int:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return 0
 
 
 def parent(pid: int) -> int:

@@ -48,6 +48,7 @@ class Load:
         spread: Events are dealt to so many streams in turn; 1: every event to all.
         per_stream: Channels of each, where they are dealt.
         stalled: Streams beside those that read nothing once they are open.
+        header: A field of each request.
         processes: The streams are spread over so many of the server's and as many of the client's.
         config: Of the gateway's configuration what the scenario names, by section.
     """
@@ -60,6 +61,7 @@ class Load:
     spread: int = 1
     per_stream: int = 1
     stalled: int = 0
+    header: str = ""
     processes: int = 1
     config: Mapping[str, Any] = field(default_factory=dict)
 
