@@ -61,7 +61,7 @@ class Ladder:
         before = sample(self._stage, self._server.part, parts)
         sleep_until(start_ns, WARMUP_S + WINDOW_S)
         row = window(self._stage, before, sample(self._stage, self._server.part, parts))
-        self._publisher.hear(60)
+        self._publisher.hear(90)
         state = self._drain()
         faults = sum(state[key] for key in FAULTS)
         # What is late in the window's end shows only after it: the deliveries must have kept up, too.

@@ -21,6 +21,9 @@ START_DELAY_S = 0.5
 DRAIN_S = 20
 """How long the client may still receive after the last event was published; what comes later is lost."""
 
+PUBLISHING_S = 90
+"""How long a publisher may lag behind: a peer that is posted to answers each event when it has sent it."""
+
 BEHIND_S = 1
 """The same for a peer: what is behind after it stays so for minutes, and is shown as never come."""
 
@@ -89,7 +92,7 @@ def delivery(
             stage.profiler.begin(server.part, timing.window_s)
             sleep_until(start_ns, timing.warmup_s + timing.window_s)
             after = sample(stage, server.part, load_parts)
-            published = publisher.hear(timing.cooldown_s + DRAIN_S)
+            published = publisher.hear(timing.cooldown_s + PUBLISHING_S)
         drain_s = DRAIN_S if name.startswith(OURS) else BEHIND_S
         row: Row = {"server": name, "rss_bytes": server.part.rss_bytes(), "published": published}
         if load.stalled:

@@ -18,6 +18,9 @@ TOP = 15
 
 RATE_HZ = 250
 
+IDLE = re.compile(r"Condition\.wait|epoll_p?wait")
+"""Threads that wait, and the loop when there is nothing to do, do not cost anything."""
+
 
 class Profiler:
     """Does nothing: what a measured round has."""
@@ -59,7 +62,8 @@ def top_functions(folded: str) -> list[str]:
     ends: Counter[str] = Counter()
     for line in folded.splitlines():
         stack, _, count = line.rpartition(" ")
-        ends[_end(stack.split(";"))] += int(count)
+        if not IDLE.search(stack):
+            ends[_end(stack.split(";"))] += int(count)
     total = ends.total() or 1
     return [f"{count / total:.0%} {name}" for name, count in ends.most_common(TOP)]
 

@@ -95,7 +95,9 @@ def table(rows: list[Row], columns: tuple[Column, ...], right: str) -> str:
 
 
 def _cell(rows: list[Row], column: Column, *, with_range: bool) -> str:
-    values = [row[column.key] * column.factor for row in rows]
+    values = [row[column.key] * column.factor for row in rows if column.key in row]
+    if not values:  # an older report
+        return "-"
     text = f"{statistics.median(values):,.{column.digits}f}"
     if with_range and len(values) > 1:
         text += f" ({min(values):,.{column.digits}f} to {max(values):,.{column.digits}f})"
