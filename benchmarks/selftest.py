@@ -24,8 +24,12 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 PLAIN_HEAD = b"HTTP/1.0 200 OK\r\n\r\n"
 
 
-def _frame(seq: int) -> bytes:
-    return b"id: e-%d-0\ndata: %b\n\n" % (seq, payload(seq, time.monotonic_ns(), SIZE))
+def _frame(seq: int, size: int = SIZE) -> bytes:
+    return b"id: e-%d-0\ndata: %b\n\n" % (seq, payload(seq, time.monotonic_ns(), size))
+
+
+def _crlf(seq: int) -> bytes:
+    return _frame(seq).replace(b"\n", b"\r\n")
 
 
 def _reserved(kind: bytes) -> bytes:
@@ -48,11 +52,22 @@ SCRIPTS: dict[str, tuple[Iterable[int | bytes], dict[str, int]]] = {
 }
 """What the server sends (a number is that event), and the counters that must not be zero."""
 
+PEERS_SCRIPTS: dict[str, tuple[Iterable[int | bytes], dict[str, int]]] = {
+    "lines that end in CRLF": ((_crlf(1), b": ping\r\n\r\n", _crlf(2), _crlf(3), _crlf(4)), {}),
+    "CRLF and loss": ((_crlf(1), _crlf(2), _crlf(4)), {"lost": 1}),
+}
+"""What peers send; only the client in C meets them."""
+
+SIZES = (20, 65_536)
+"""Other payloads, for the client in C: the compact form, and lines that no read holds."""
+
+SIZED = ("in order", "loss", "duplicate", "gap")
+
 COUNTERS = ("lost", "duplicate", "disorder", "malformed", "gaps", "heartbeats", "never_came", "closed")
 
 
-def _body(script: Iterable[int | bytes]) -> bytes:
-    return b"retry: 3000\n\n" + b"".join(_frame(item) if isinstance(item, int) else item for item in script)
+def _body(script: Iterable[int | bytes], size: int = SIZE) -> bytes:
+    return b"retry: 3000\n\n" + b"".join(_frame(item, size) if isinstance(item, int) else item for item in script)
 
 
 def _chunks(body: bytes, step: int) -> bytes:
@@ -73,11 +88,11 @@ def _play(listener: socket.socket, body: bytes, step: int, done: threading.Event
         done.wait(10)
 
 
-def _counts(client: str, command: list[str], name: str, step: int, core: int, directory: Path) -> dict[str, int]:
-    """Play a script to a client; return its counters."""
+def _counts(command: list[str], body: bytes, step: int, core: int, directory: Path) -> dict[str, int]:
+    """Play a body to a client; return its counters."""
     done = threading.Event()
-    body = _body(SCRIPTS[name][0])
-    size = len(HEAD) + len(_chunks(body, step)) if client == "load_client" else len(PLAIN_HEAD) + len(body)
+    is_chunked = command[0].endswith("load_client")
+    size = len(HEAD) + len(_chunks(body, step)) if is_chunked else len(PLAIN_HEAD) + len(body)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         server = threading.Thread(target=_play, args=(listener, body, step, done), daemon=True)
@@ -102,10 +117,19 @@ def check_load_clients(core: int, directory: Path) -> None:
     Raises:
         BenchmarkError: A client counted something else than what was played.
     """
-    clients = {"load_client": [str(directory / "load_client")], "resuming_client": python("benchmarks.resuming_client")}
-    for client, command in clients.items():
-        for step in (1 << 20, 7):
-            for name, (_script, expected) in SCRIPTS.items():
-                counts = _counts(client, command, name, step, core, directory)
-                if counts != expected:
-                    raise BenchmarkError(f"{client}, {name}, {step} bytes at a time: expected {expected}, got {counts}")
+    in_c, in_python = [str(directory / "load_client")], python("benchmarks.resuming_client")
+    plays = [
+        (command, f"{name}, {step} bytes at a time", _body(script), step, expected)
+        for command, scripts in ((in_c, SCRIPTS | PEERS_SCRIPTS), (in_python, SCRIPTS))
+        for step in (1 << 20, 7)
+        for name, (script, expected) in scripts.items()
+    ]
+    for size in SIZES:
+        for name in SIZED:
+            script, expected = SCRIPTS[name]
+            command = [*in_c, "--payload-bytes", str(size)]
+            plays.append((command, f"{name}, payloads of {size} bytes", _body(script, size), size // 3, expected))
+    for command, name, body, step, expected in plays:
+        counts = _counts(command, body, step, core, directory)
+        if counts != expected:
+            raise BenchmarkError(f"{command[0]}, {name}: expected {expected}, got {counts}")
