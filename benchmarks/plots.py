@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def _save(section: Section, how: Callable[[Any, Section], None], file: Path) -> 
 
     figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
     how(axes, section)
-    axes.set_title(section.title, fontsize=9, loc="left")
+    figure.suptitle(textwrap.fill(section.title, 90), fontsize=9, x=0.01, ha="left")
     axes.grid(axis="both", color="#e4e4e4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Date": None})
@@ -63,13 +64,18 @@ def _bars(key: str, label: str, *, factor: float = 1, is_log: bool = False) -> C
     def paint(axes: Any, section: Section) -> None:  # noqa: ANN401 - matplotlib has no types here
         values = {name: value * factor for name, value in medians(section, key).items()}
         names = list(values)[::-1]
+        lengths = [values[name] for name in names]
         colors = [OURS if name.startswith("gateway") else THEIRS for name in names]
-        bars = axes.barh(names, [values[name] for name in names], color=colors)
-        axes.bar_label(bars, fmt="{:,.3g}", padding=3, fontsize=8)
-        axes.set_xlabel(label + (" (logarithmic)" if is_log else ""))
-        if is_log:
+        if is_log:  # a bar has a length only on an axis that begins at 0
+            axes.scatter(lengths, names, color=colors, s=40)
             axes.set_xscale("log")
-        axes.margins(x=0.12)
+        else:
+            axes.barh(names, lengths, color=colors)
+        for name, length in zip(names, lengths, strict=True):
+            text = f"{length:,.0f}" if length >= 100 else f"{length:.3g}"
+            axes.annotate(text, (length, name), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_xlabel(label + (" (logarithmic)" if is_log else ""))
+        axes.margins(x=0.14)
 
     return paint
 
@@ -92,9 +98,9 @@ PLOTS: dict[str, Callable[[Any, Section], None]] = {
     "cpu": _bars("cpu_us_per_delivery", "server CPU per delivery, us", is_log=True),
     "fanout": _sizes,
     "rate": _bars("rate", "events/s", is_log=True),
-    "memory": _bars("bytes_per_stream", "resident bytes per idle stream", is_log=True),
+    "memory": _bars("bytes_per_stream", "resident bytes per idle stream"),
     "storm": _bars("last_s", "all current after, s"),
     "slow": _bars("p99_ms", "p99 of the honest clients, ms"),
-    "payload": _bars("cpu_us_per_delivery", "server CPU per delivery, us", is_log=True),
+    "payload": _bars("cpu_us_per_delivery", "server CPU per delivery, us"),
     "growth": _bars("cpu_us_per_delivery", "server CPU per delivery, us"),
 }
