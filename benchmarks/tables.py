@@ -7,6 +7,7 @@ it is.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import sys
@@ -127,10 +128,9 @@ def texts(sections: list[Section]) -> dict[str, str]:
     by_name = {section.name: section for section in sections}
     found = {name: told(section) for name, section in by_name.items()}
     found |= {"about": about(sections), "targets": targets(sections)}
-    if {"cpu", "memory"} <= by_name.keys():
-        found["capacity"] = capacity(by_name)
-    if {"cpu", "memory", "rate", "fanout"} <= by_name.keys():
-        found["numbers"] = numbers(by_name)
+    for name, make in (("capacity", capacity), ("numbers", numbers)):
+        with contextlib.suppress(KeyError, statistics.StatisticsError):  # the report lacks a scenario or a server
+            found[name] = make(by_name)
     return found
 
 
