@@ -11,6 +11,8 @@ Rules:
        So a crowd of those that dribble costs one that asks at once nothing.
     3. The bound leaves descriptors for streams, for Redis and for the log.
     4. A stream's connection leaves this place when its socket is taken.
+    5. In one turn of the loop a few are read. What another has sent waits, and it is not read further, so
+       that a crowd which comes at once does not keep everybody else waiting.
 
             reading ──request──► answering ──answered──► idle
                ▲                     │ more came meanwhile │ a byte
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -30,6 +33,7 @@ from sse_gateway.logs import log_event
 from sse_gateway.origins import METHODS
 from sse_gateway.problems import problem, raw_problem
 from sse_gateway.reasons import DropReason
+from sse_gateway.turnstile import Turnstile
 
 if TYPE_CHECKING:
     import asyncio
@@ -77,6 +81,7 @@ class Connections:
 
     Attributes:
         dropped: How many were ended, by reason.
+        turnstile: Where they wait to be read.
     """
 
     def __init__(self, now: Callable[[], float], descriptors: Callable[[], int]) -> None:
@@ -87,6 +92,7 @@ class Connections:
             descriptors: How many are neither in use by streams nor spoken for otherwise.
         """
         self.dropped = dict.fromkeys(DropReason, 0)
+        self.turnstile = Turnstile()
         self._now = now
         self._descriptors = descriptors
         self._reading: dict[Connection, float] = {}  # since when, the longest first
@@ -218,8 +224,22 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; what is too large without being a request is none."""
+        """Read on, when it is our turn; what is too large is refused at once."""
         self._connections.heard(self)
+        transport = self.transport
+        if transport is None or len(data) > MAX_REQUEST or self._connections.turnstile.try_pass():
+            self._read(data)
+        else:
+            transport.pause_reading()
+            self._connections.turnstile.wait(partial(self._read_later, transport, data))
+
+    def _read_later(self, transport: asyncio.Transport, data: bytes) -> None:
+        if self.transport is transport and not transport.is_closing():
+            transport.resume_reading()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Read on; what is too large without being a request is none."""
         before = self._request_count
         super().data_received(data)
         self.unanswered += len(data)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from sse_gateway.acceptor import BACKLOG, Acceptor
 from sse_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from sse_gateway.settings import AdminSettings, ListenSettings
 
     Place = ListenSettings | AdminSettings
-
-BACKLOG = 4096
-"""Connections that wait to be accepted; beyond, a Unix socket refuses at once, and a proxy says 502."""
 
 SHUTDOWN_S = 0.5
 """How long a client may take, twice, for an answer that has begun when the server ends."""
@@ -149,41 +147,31 @@ class Listener:
     def __init__(self, runner: web.BaseRunner, rows: Sequence[Sequence[socket.socket]]) -> None:
         self._runner = runner
         self._rows = rows
-        self._servers: dict[int, list[asyncio.Server]] = {}
+        self._acceptors: dict[int, list[Acceptor]] = {}
 
     async def accept(self, wanted: Collection[int]) -> None:
         """Accept from these rows from now on, and from no others. Not twice at a time."""
         if self._runner.server is None:
             await self._runner.setup()
-        for row in self._servers.keys() - set(wanted):
+        for row in self._acceptors.keys() - set(wanted):
             self._close(row)
         for row in wanted:
-            if row not in self._servers:
-                self._servers[row] = []
-                for sock in self._rows[row]:
-                    await self._serve(row, sock)
+            if row not in self._acceptors:
+                self._acceptors[row] = [self._accept_from(sock) for sock in self._rows[row] if sock.fileno() >= 0]
 
-    async def _serve(self, row: int, sock: socket.socket) -> None:
-        """Serve on a duplicate: the server closes what it has."""
+    def _accept_from(self, sock: socket.socket) -> Acceptor:
+        """Accept on a duplicate: the acceptor closes what it has."""
         server = self._runner.server
         assert server is not None  # noqa: S101 - it has been set up
-        if sock.fileno() < 0:  # closed meanwhile
-            return
-        loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        listening = await create(server, sock=sock.dup(), backlog=BACKLOG)
-        if row in self._servers:
-            self._servers[row].append(listening)
-        else:
-            listening.close()
+        return Acceptor(sock.dup(), server)
 
     def _close(self, row: int) -> None:
-        for server in self._servers.pop(row):
-            server.close()
+        for acceptor in self._acceptors.pop(row):
+            acceptor.close()
 
     def close(self) -> None:
         """Accept no more, and let go of the sockets; connections stay. Idempotent."""
-        for row in list(self._servers):
+        for row in list(self._acceptors):
             self._close(row)
         for sockets in self._rows:
             for sock in sockets:

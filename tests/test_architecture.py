@@ -58,6 +58,7 @@ LAYERS: dict[int, frozenset[str]] = {
     2: frozenset({"admission", "hub", "offers", "recall", "replica"}),
     3: frozenset(
         {
+            "acceptor",
             "admin",
             "aggregate",
             "auth_settings",
@@ -100,6 +101,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "source",
             "store",
             "stream",
+            "turnstile",
         }
         | {"streams", "systemd", "values", "verifier"}
     ),
