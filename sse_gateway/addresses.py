@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ UNIX = "unix"
 
 MAX_HOPS = 32
 """Trusted hops in a row that are passed over; a longer chain is nobody's, and its client has no address."""
+
+MAX_KNOWN = 1024
+"""Addresses that are remembered as they were read: a proxy's comes with every request. Of those that trust is asked of, too."""
 
 _MAX_HOP = 64
 """Characters of one hop; a longer one is no address."""
@@ -64,6 +68,7 @@ class TrustedProxies:
         trusted = [parse_trusted(entry) for entry in entries]
         self._unix = UNIX in trusted
         self._networks = [network for network in trusted if not isinstance(network, str)]
+        self._trusts = lru_cache(MAX_KNOWN)(self._is_in_a_network)
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
         """The address that a request counts for, as text: an IPv4 address, or an IPv6 network of 64 bits.
@@ -91,7 +96,7 @@ class TrustedProxies:
                 break
         return None if address is None else _text(address)  # all trusted: the farthest is the client
 
-    def _trusts(self, address: Address | None) -> bool:
+    def _is_in_a_network(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)
 
 
@@ -107,8 +112,11 @@ def _from_the_right(forwarded: Sequence[str]) -> Iterator[str]:
 
 def _parse(hop: str) -> Address | None:
     """Read one hop: an address, perhaps with a port, in brackets or quotes; None for anything else."""
-    if len(hop) > _MAX_HOP:
-        return None
+    return _read(hop) if len(hop) <= _MAX_HOP else None
+
+
+@lru_cache(MAX_KNOWN)
+def _read(hop: str) -> Address | None:
     text = hop.strip('"')
     match = _IPV4_PORT.fullmatch(text) or _BRACKETS.fullmatch(text)
     try:
