@@ -16,6 +16,7 @@ from tests.support.sentinels import SentinelSet, sentinel_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from tests.conftest import Connect
     from tests.support.gateway_process import GatewayProcess, Gateways
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 NAMES = ["a:1", "a:2", "b:1", "b:2"]
 ROUNDS = int(os.environ.get("SSE_GATEWAY_TEST_ROUNDS", "1"))
+DEAF = """
+from sse_gateway.primary import Primary
+Primary._move = lambda self, primary: None
+"""
 LIVE_S = 2.0
 """From the announcement of a primary to a log that is live on it."""
 
@@ -164,3 +169,25 @@ def test_sentinels_that_are_away_are_no_reason_to_leave(
     nodes[0].wait_log("sentinels.named", count=named + 1, timeout_s=10)
     nodes[0].wait_metric("sse_gateway_sentinels", 3)
     assert nodes[0].metric("sse_gateway_source_losses_total") == losses
+
+
+def test_a_node_deaf_to_the_sentinels_is_found_out(
+    servers: SentinelSet, gateways: Gateways, connect: Connect, tmp_path: Path
+) -> None:
+    """2.3.6: role, run id and markers are all well at a primary that is cut off; only the sentinels know better."""
+    (tmp_path / "sitecustomize.py").write_text(DEAF)
+    (deaf,) = start_nodes(gateways, node(servers, cluster={"name": "deaf"}), patch=tmp_path)
+    stream = connect(deaf, "/events/a:deaf")
+    stream.wait_open()
+    servers.fail("cut")
+    servers.replica.publish("sse:a:deaf", "old")
+    stream.wait_data("old")
+    servers.primary.publish("sse:a:deaf", "new")
+    round_trips = deaf.metric("sse_gateway_source_round_trip_seconds_count")
+    deaf.wait_until(lambda: deaf.metric("sse_gateway_source_round_trip_seconds_count") >= round_trips + 3, 10, "checks")
+
+    assert stream.data == ["old"]
+    assert deaf.metric("sse_gateway_source_losses_total") == 0
+    assert deaf.admin_status("/readyz") == 200
+    servers.mend()
+    stream.wait_type("gateway.gap", timeout_s=10)
