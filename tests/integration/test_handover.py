@@ -598,7 +598,7 @@ async def test_a_server_that_is_silent(nodes: Callable[..., Any]) -> None:
         del server.answers["HELLO"]
         node = await nodes(server.url)
         node.ask(name("t"), "list")
-        await node.until_failed("Redis did not answer for 1 s")
+        await node.until_failed("Redis did not answer for 2 s")
     node.ask(name("t"), "list")
     await node.until(lambda node: len(node.reasons) == 2)
 
