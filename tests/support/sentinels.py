@@ -31,7 +31,8 @@ COUNT = 3
 _QUORUM = 2
 _DOWN_AFTER_MS = 500
 _FAILOVER_MS = 1_500  # and twice as long until the next may begin
-_QUICK = ("PING-PERIOD", 100, "INFO-PERIOD", 300, "PUBLISH-PERIOD", 200, "ASK-PERIOD", 200, "ELECTION-TIMEOUT", 1_000,
+# A replica whose INFO, which comes once a second then, is older than five pings is not promoted.
+_QUICK = ("PING-PERIOD", 300, "INFO-PERIOD", 300, "PUBLISH-PERIOD", 200, "ASK-PERIOD", 200, "ELECTION-TIMEOUT", 1_000,
           "MIN-LINK-RECONNECT-PERIOD", 500, "SLAVE-RECONF-TIMEOUT", 500, "TILT-TRIGGER", 20_000)  # fmt: skip
 _HEALTHY_S = 30.0
 
