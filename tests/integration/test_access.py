@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -27,10 +29,12 @@ from tests.support.access import (
     wall,
 )
 from tests.support.gateway_process import STREAM_CLOSED, configuration, poll, rule
+from tests.support.inprocess import in_process
 from tests.support.nginx import nginxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Connect
     from tests.support.gateway_process import GatewayProcess, Gateways
@@ -344,6 +348,19 @@ def test_a_stream_ends_with_its_token(gateway: GatewayProcess, connect: Connect)
     assert answer(connect(gateway, "/events/a", headers=bearer(text)))[0] == 401
     assert len(gateway.wait_log(STREAM_CLOSED, count=3, reason="expired")) == 3
     lasting.wait_open()
+
+
+def test_the_wall_clock_may_be_set(tmp_path: Path, connect: Connect) -> None:
+    """Forward, and streams end whose time that clock says is over; back, and none ends before its time."""
+    with in_process(asyncio.new_event_loop, tmp_path, auth=jwt_auth()) as server:
+        stream = connect(server.address, "/events/a", headers=bearer(token("a", ttl_s=600)))
+        later = connect(server.address, "/events/a", headers=bearer(token("a", ttl_s=7200)))
+        stream.wait_open()
+        later.wait_open()
+        for seconds in (-86_400, 300, 3600):
+            server.call(partial(server.streams.expire, server.streams.now(), wall() + seconds, None))
+            assert server.closed() == ({"expired": 1} if seconds > 600 else {})
+        assert stream.wait_type("gateway.close").json() == {"reason": "expired"}
 
 
 def test_a_revocation_reaches_everybody(own_valkey: Valkey, gateways: Gateways, connect: Connect) -> None:
