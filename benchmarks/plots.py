@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from benchmarks.report import Section
+    from benchmarks.section import Section
 
 OURS, THEIRS = "#1f6f8b", "#b8b8b8"
 

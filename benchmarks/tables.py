@@ -87,7 +87,7 @@ def told(section: Section) -> str:
 
 
 def _median(section: Section, server: str, key: str) -> float:
-    return statistics.median(row[key] for row in trusted(section.rows) if row["server"] == server)
+    return float(statistics.median(row[key] for row in trusted(section.rows) if row["server"] == server))
 
 
 def capacity(by_name: dict[str, Section]) -> str:

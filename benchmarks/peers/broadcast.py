@@ -12,6 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub  # noqa: TC002 - beside its client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -45,7 +46,7 @@ class Broadcast:
                 await self._task
         await self._redis.aclose()
 
-    async def _read(self, pubsub: object) -> None:
+    async def _read(self, pubsub: PubSub) -> None:
         async for message in pubsub.listen():
             if message["type"] == "pmessage":
                 event = (str(next(self._numbers)), message["data"])
