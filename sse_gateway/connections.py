@@ -119,7 +119,8 @@ class Connections:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             connection = request.protocol
             assert isinstance(connection, Connection)  # noqa: S101 - the server makes no others
-            self._move(connection, self._answering.add)
+            if connection.transport is not None:  # it may have gone between its request and this moment
+                self._move(connection, self._answering.add)
             connection.unanswered = 0
             try:
                 return await handle(request)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 SHUTDOWN_S = 0.5
 """How long a client may take, twice, for an answer that has begun when the server ends."""
 
+IDLE_S = 75.0
+"""How long a connection of the admin listener may be idle, also before its first request: longer than scrapes are apart."""
+
 Resolved = tuple[int, Any]
 """A family, and an address as `bind` takes it."""
 
@@ -199,7 +202,7 @@ async def listening(place: Place, key: str, stack: AsyncExitStack) -> Sequence[S
 
 async def serve_app(app: web.Application, rows: Sequence[Sequence[socket.socket]], stack: AsyncExitStack) -> None:
     """Serve an application until the stack is left."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S)
     listener = Listener(runner, rows)
     stack.push_async_callback(listener.cleanup)
     await listener.accept(range(len(rows)))

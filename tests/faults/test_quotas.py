@@ -178,6 +178,7 @@ def test_a_reset_at_any_moment_gives_the_place_back(gateways: Gateways, valkey: 
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             client.sendall(request[: len(request) - number % 3])
     gateway.wait_metric(CONNECTIONS, 0)
+    gateway.wait_metric(MARKER + "connections_waiting", 0)
     assert gateway.stop() == 0
 
 
