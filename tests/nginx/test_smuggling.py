@@ -92,7 +92,7 @@ def test_nobody_reads_a_second_request(way: Address, gateway: GatewayProcess, co
             assert is_nginx or what == "h2c", f"{what}: {got!r}"
             continue
         assert set(statuses) <= {400, 405, 414, 501, 505}, f"{what}: {got!r}"
-        assert has_closed or (is_nginx and not statuses), f"{what}: {got!r}"
+        assert has_closed or is_nginx, f"{what}: {got!r}"  # nginx has read the body, and may go on
     gateway.wait_metric(CONNECTIONS, 0)
     assert connect(way, "/events/a").wait_open().type == "gateway.open"
 
