@@ -227,11 +227,11 @@ class Metrics:
 
     def _persistence(self) -> Iterator[Metric]:
         store = self._gateway.member.persistence
-        lag_s = store.mirror.lag_s(time.monotonic())
+        lag_s = store.lag_s(time.monotonic())
         yield _gauge("persistence_writer", "Whether this process writes the stored log.", float(store.is_writer))
         yield _gauge("persistence_lag_seconds", "Age of the oldest event not stored yet, at the writer.", lag_s)
         yield _counter("persistence_batches", "Transactions that stored something.", store.batches)
-        yield _counter("persistence_events", "Events stored.", store.mirror.events)
+        yield _counter("persistence_events", "Events stored.", store.events)
         yield _counter("persistence_skipped_events", "Events marked as lost instead.", store.mirror.skipped)
         yield _counter("persistence_errors", "Failures to read or write the store.", store.errors)
         yield _counter("persistence_loaded_events", "Events found in the store at the start.", store.loaded_events)

@@ -84,8 +84,7 @@ class Mirror:
     Attributes:
         epoch: Whose store this is; empty before `begin`, and after `drop`.
         head: Newest offset stored, -1 for none.
-        events: Events written so far.
-        skipped: Events that will never be: too old once writing had fallen behind, or lost by their window before.
+        skipped: Events that will never be stored: too old once writing had fallen behind, or lost by their window before.
     """
 
     def __init__(
@@ -112,7 +111,6 @@ class Mirror:
         """
         self.epoch = ""
         self.head = -1
-        self.events = 0
         self.skipped = 0
         self._keys = keys
         self._seal = seal
@@ -234,12 +232,7 @@ class Mirror:
             self._gone[row.rule] = max(self._gone[row.rule], row.floor, row.newest)
         self._add_state(batch)
         self._is_blank = False
-        self.events += batch.events
         return batch
-
-    def lag_s(self, now: float) -> float:
-        """Age of the oldest event that is held and not stored; 0 if there is none, or somebody else writes."""
-        return self._backlog.lag_s(self._log.epoch.base + self.head, now) if self.is_valid else 0.0
 
     def keep(self) -> list[Command]:
         """What keeps the store alive while there is nothing to write."""

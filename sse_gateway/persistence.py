@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sse_gateway.backlog import Backlog
 from sse_gateway.errors import SourceError, StoreError
 from sse_gateway.logs import log_event
 from sse_gateway.mirror import Mirror
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sse_gateway.hub import Hub
+    from sse_gateway.mirror import Batch
     from sse_gateway.settings import Settings
     from sse_gateway.store import Open, Store
 
@@ -63,6 +65,7 @@ class Persistence:
         mirror: What is stored, while we write.
         is_writer: Whether we write.
         batches: Batches written so far.
+        events: Events written so far.
         errors: Failures so far.
         loaded_events: Events that were found when this node started.
     """
@@ -95,6 +98,7 @@ class Persistence:
         self.is_on = persistence.mode == "redis"
         self.is_writer = False
         self.batches = 0
+        self.events = 0
         self.errors = 0
         self.loaded_events = 0
         self._hub = hub
@@ -110,6 +114,8 @@ class Persistence:
             self._keys, self._seal, hub.log, hub.history, self._rules, node=node, max_lag_s=persistence.max_lag_s
         )
         self._state: bytes | None = None  # its value in Redis, as far as we know
+        self._stored: tuple[str, int] | None = None  # epoch and head, as long as nobody else writes
+        self._backlog = Backlog(hub.history, persistence.max_lag_s)
         self._is_blank = False  # the next time begin from nothing
         self._stir = asyncio.Event()
         self._is_ending = False
@@ -123,6 +129,13 @@ class Persistence:
         """Begin to keep the store, if there is to be one."""
         if self.is_on:
             self._task = asyncio.create_task(self._run())
+
+    def lag_s(self, now: float) -> float:
+        """Age of the oldest event that is held and not stored; 0 if there is none, or another node writes."""
+        if self._stored is None:
+            return 0.0
+        epoch, (stored_epoch, head) = self._hub.log.epoch, self._stored
+        return self._backlog.lag_s(epoch.base + (head if epoch.name == stored_epoch else -1), now)
 
     def stir(self) -> None:
         """The log is there: see whether it is to be written."""
@@ -167,11 +180,17 @@ class Persistence:
             self._open_link, self._keys, self._node, timeout_s=self._timeout_s, failed=self._failed
         ) as store:
             while not self._is_ending:
-                if self._is_live() and await store.take_lease(self._hub.log.epoch.name):
-                    await self._write(store)
-                    self.mirror.drop()
-                    self.is_writer = False
+                if self._is_live():
+                    await self._take_turn(store)
                 await self._sleep(POLL_S)
+
+    async def _take_turn(self, store: Store) -> None:
+        if not await store.take_lease(self._hub.log.epoch.name):
+            self._stored = None
+            return
+        await self._write(store)
+        self.mirror.drop()
+        self.is_writer = False
 
     async def _write(self, store: Store) -> None:
         """Write the current epoch until we stop, lose the log, or somebody else writes."""
@@ -186,9 +205,10 @@ class Persistence:
             rest_s = min(time.monotonic() - began, _MAX_REST_S) if batch is not None and batch.has_more else WRITE_S
             if batch is not None:
                 if not await store.transact(epoch, self._state, batch.commands, batch.expected):
+                    self._stored = None
                     return
-                self._state = batch.state
-                self._note_batch()
+                self._state, self._stored = batch.state, (epoch, self.mirror.head)
+                self._note_batch(batch)
                 written_at = began
             elif self._is_ending or not self._is_live():
                 await store.release()
@@ -216,6 +236,7 @@ class Persistence:
         if epoch != self._hub.log.epoch.name or not self.mirror.begin(state, rows, order, time.monotonic()):
             return False
         self._is_blank = False
+        self._stored = epoch, self.mirror.head
         if not self.is_writer:
             self.is_writer = True
             log_event(_log, logging.INFO, "store.writing", epoch=epoch, behind=self._behind())
@@ -236,14 +257,17 @@ class Persistence:
                 reason += f"; what the user needs on ~{self._keys.base.decode()}* is in docs/operations.md"
             log_event(_log, logging.WARNING, "store.failed", reason=reason, errors=self.errors)
 
-    def _note_batch(self) -> None:
+    def _note_batch(self, batch: Batch) -> None:
         self.batches += 1
+        self.events += batch.events
         if self.mirror.skipped > self._skipped:
             log_event(_log, logging.WARNING, "store.skipped", events=self.mirror.skipped - self._skipped)
             self._skipped = self.mirror.skipped
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until there is something to do at once."""
+        """Sleep until there is something to do at once; not at all once we end."""
+        if self._is_ending:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stir.wait()

@@ -71,10 +71,10 @@ class Store:
 
     async def release(self) -> None:
         """Let others write at once."""
-        watched, held = await self._together([(b"WATCH", self._keys.lease), (b"GET", self._keys.lease)])
-        _raise_errors([watched, held])
-        if held == self._lease:
-            await self._together([(b"MULTI",), (b"DEL", self._keys.lease), (b"EXEC",)])
+        replies = await self._together([(b"WATCH", self._keys.lease), (b"GET", self._keys.lease), (b"MULTI",)])
+        _raise_errors(replies)
+        delete = (b"DEL", self._keys.lease)
+        await self._together([delete, (b"EXEC",)] if replies[1] == self._lease else [(b"DISCARD",)])
 
     async def transact(
         self, epoch: str, state: bytes | None, commands: Iterable[tuple[bytes, ...]], expected: Mapping[int, int]
@@ -95,13 +95,13 @@ class Store:
             StoreError: It refused some of it, or answered something else: a key is not what it should be.
         """
         keys = (self._keys.lease, self._keys.state(epoch))
-        watched, found = await self._together([(b"WATCH", *keys), (b"MGET", *keys)])
-        _raise_errors([watched, found])
-        if found != [self._lease, state]:
-            await self._call(b"UNWATCH")
+        # MULTI is answered before anything else is sent: were it refused, the rest would be carried out one by one.
+        replies = await self._together([(b"WATCH", *keys), (b"MGET", *keys), (b"MULTI",)])
+        _raise_errors(replies)
+        if replies[1] != [self._lease, state]:
+            await self._call(b"DISCARD")
             return False
-        renew = (b"PEXPIRE", self._keys.lease, _LEASE)
-        replies = await self._together([(b"MULTI",), *commands, renew, (b"EXEC",)])
+        replies = await self._together([*commands, (b"PEXPIRE", self._keys.lease, _LEASE), (b"EXEC",)])
         _raise_errors(replies)
         done = replies[-1]
         if not isinstance(done, list):

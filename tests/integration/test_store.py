@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EPOCH = "epoch0000001"
 WALL = time.time()  # noqa: TID251 - ages of what is stored
 PRIVILEGES = (
-    "on >secret resetkeys resetchannels -@all +watch +unwatch +multi +exec +get +mget +set +setrange +del +pexpire "
+    "on >secret resetkeys resetchannels -@all +watch +multi +exec +discard +get +mget +set +setrange +del +pexpire "
     "+hset +hdel +hscan +zadd +zscore +zrange +zrevrange +zremrangebyscore +zremrangebyrank ~sse-gateway:test:*"
 )
 """All that the gateway's user needs to keep a store."""

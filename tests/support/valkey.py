@@ -174,6 +174,8 @@ class Valkey:
     def _answers(self) -> bool:
         try:
             self.link.call("PING")
+        except hiredis.ReplyError:  # it loads what it has kept
+            return False
         except OSError:
             self._forget_link()
             return False

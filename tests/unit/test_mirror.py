@@ -73,9 +73,8 @@ def test_what_was_published_is_stored() -> None:
     core.publish("b", "d3")
     mirror = mirror_of(core)
     assert not mirror.is_valid
-    assert mirror.lag_s(9.0) == 0.0
     (batch,) = write(mirror, core, store)
-    assert (batch.events, batch.created, mirror.head, mirror.events) == (3, 2, 3, 3)
+    assert (batch.events, batch.created, mirror.head) == (3, 2, 3)
     assert (offsets(store, "a"), offsets(store, "b")) == ([1, 2], [3])
     assert rows_of(store) == {"a": row(-1, 2), "b": row(-1, 3)}
     state = state_of(store)
@@ -97,7 +96,6 @@ def test_later_batches_add_to_it() -> None:
     core.publish("a", "d1")
     write(mirror, core, store)
     core.publish("a", "d2")
-    assert mirror.lag_s(core.now + 1.5) == 1.5
     (batch,) = write(mirror, core, store)
     assert names(batch)[:2] == ["ZADD", "PEXPIRE"]
     answers = {names(batch)[index]: answer for index, answer in batch.expected.items()}
@@ -201,7 +199,7 @@ def test_who_takes_over_goes_on() -> None:
     write(heir, core, store)
     assert (offsets(store, "a"), offsets(store, "b")) == ([4, 5], [6])
     assert rows_of(store) == {"a": row(3, 5, is_own=True), "b": row(-1, 6)}
-    assert (state_of(store).writer, heir.events) == ("n0de00000002", 3)
+    assert state_of(store).writer == "n0de00000002"
 
 
 def test_who_holds_more_raises_no_floor() -> None:
