@@ -5,6 +5,7 @@ Rule: nothing left out, empty or misspelt lets anybody in. What two keys say tog
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -141,15 +142,20 @@ class AuthSettings(Section):
     jwks_url: SecureUrl | None = None
     """Where the issuer publishes its keys; fetched every five minutes, and for a token with a new key id."""
     audience: Word | None = None
-    """What a token's aud has to name. null: a token that names an audience is refused."""
+    """What a token's aud has to name. null: anything."""
     issuer: Word | None = None
     """What a token's iss has to be. null: anything."""
     channels_claim: Word = "channels"
     """The claim that lists the channels: names, and prefixes that end in a star."""
-    max_lifetime_s: PositiveDuration = Field(default="7d", alias="max_lifetime", validate_default=True)
-    """What is left of a token's life at most, or it is refused: so long a revocation has to hold."""
+    max_lifetime_s: Duration = Field(default="0s", alias="max_lifetime", validate_default=True)
+    """What is left of a token's life at most, or it is refused; 0s: no limit. So long a revocation holds, 0s: for good."""
     token_from: TokenFromSettings = Field(default_factory=TokenFromSettings)
     callback: CallbackSettings = Field(default_factory=CallbackSettings)
+
+    @property
+    def longest_life_s(self) -> float:
+        """`max_lifetime_s`, infinite where there is no limit."""
+        return self.max_lifetime_s or math.inf
 
     @property
     def uses_cookies(self) -> bool:

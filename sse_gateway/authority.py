@@ -208,11 +208,11 @@ def make_authority(settings: Settings, rules: RuleTable, key: bytes, wall: Calla
         return marks_of(key, subject, token)
 
     if auth.mode == "callback":
-        callback = Callback(auth.callback, auth.max_lifetime_s, marks, wall)
+        callback = Callback(auth.callback, auth.longest_life_s, marks, wall)
         return Authority(callback, rules, revocations, wall)
     published = PublishedKeys(auth.jwks_url, auth.algorithms) if auth.jwks_url is not None else None
     keys: Keys = published if published is not None else _only_key(auth)
-    expected = Expected(auth.audience, auth.issuer, auth.channels_claim, auth.max_lifetime_s, marks)
+    expected = Expected(auth.audience, auth.issuer, auth.channels_claim, auth.longest_life_s, marks)
     verifier = Verifier(keys, auth.algorithms, auth.token_from, expected, wall)
     return Authority(verifier, rules, revocations, wall, published)
 

@@ -178,7 +178,7 @@ def token(channels: str, ttl: str, subject: str | None, file: Path | None) -> No
     from sse_gateway.mint import mint
 
     auth = (load_environment(os.environ) if file is None else load_settings(file, os.environ)).auth
-    lifetime_s = _duration("--ttl", ttl, auth.max_lifetime_s, "auth.max_lifetime")
+    lifetime_s = _duration("--ttl", ttl, auth.longest_life_s)
     names = channels.split(",")
     try:
         read_grant(names)
@@ -192,37 +192,42 @@ def token(channels: str, ttl: str, subject: str | None, file: Path | None) -> No
 @click.option("--subject", metavar="S", help="Whose tokens: their claim sub.")
 @click.option("--token", "token_id", metavar="JTI", help="The id of one token: its claim jti. Not the token itself.")
 @click.option(
-    "--for", "lasts", metavar="1h", help="How long it holds; by default auth.max_lifetime: every token's life."
+    "--for",
+    "lasts",
+    metavar="1h",
+    help="How long it holds; by default auth.max_lifetime, and where that is 0s, for good.",
 )
 def revoke(file: Path, subject: str | None, token_id: str | None, lasts: str | None) -> None:
     """Revoke tokens: streams end within seconds, on all nodes, and new ones are refused."""
     from sse_gateway.config import load_settings
     from sse_gateway.quantities import format_duration
+    from sse_gateway.revocations import FOR_GOOD_S
     from sse_gateway.revoke import revoke as tell
 
     if not subject and not token_id:
         raise click.UsageError("name a --subject, or a --token by its id")
     settings = load_settings(file, os.environ)
-    longest_s = settings.auth.max_lifetime_s
-    hold_s = longest_s if lasts is None else _duration("--for", lasts, longest_s, "auth.max_lifetime")
+    longest_s = settings.auth.longest_life_s
+    hold_s = longest_s if lasts is None else _duration("--for", lasts, longest_s)
     now = _now()
-    told = asyncio.run(tell(settings, subject or None, token_id or None, int(now + hold_s) + 1, now))
-    click.echo(
-        f"revoked for {format_duration(hold_s)}; {told} process(es) of cluster {settings.cluster.name!r} were told"
-    )
+    told = asyncio.run(tell(settings, subject or None, token_id or None, int(now + min(hold_s, FOR_GOOD_S)) + 1, now))
+    span = f"for {format_duration(hold_s)}" if hold_s < FOR_GOOD_S else "for good"
+    click.echo(f"revoked {span}; {told} process(es) of cluster {settings.cluster.name!r} were told")
     if told == 0:
         _complain("no gateway of this cluster is connected to this Redis: those that start will find it in the list")
 
 
-def _duration(option: str, text: str, most_s: float, most: str) -> float:
+def _duration(option: str, text: str, most_s: float) -> float:
     from sse_gateway.quantities import format_duration, parse_duration
 
     try:
         seconds = parse_duration(text)
     except ValueError as error:
         raise click.UsageError(f"{option} {error}") from None
-    if not 0 < seconds <= most_s:
-        raise click.UsageError(f"{option} must be more than 0s, and at most {format_duration(most_s)} ({most})")
+    if seconds == 0:
+        raise click.UsageError(f"{option} must be more than 0s")
+    if seconds > most_s:
+        raise click.UsageError(f"{option} must be at most {format_duration(most_s)} (auth.max_lifetime)")
     return seconds
 
 

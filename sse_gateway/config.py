@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+    from sse_gateway.auth_settings import AuthSettings
     from sse_gateway.conflicts import Conflict
 
 __all__ = ["Settings", "effective_yaml", "load_settings", "settings_schema"]
@@ -91,6 +92,7 @@ def _load(document: Document, env: Mapping[str, str]) -> Settings:
     settings = _judge(document)
     for conflict in find_conflicts(settings):
         _report_conflict(document, conflict)
+    _judge_key_file(document, settings.auth)
     if document.problems:
         raise ConfigError([str(problem) for problem in sorted(document.problems, key=lambda p: _order(p.place))])
     return settings
@@ -187,6 +189,19 @@ def _report_conflict(document: Document, conflict: Conflict) -> None:
     keys = sorted(conflict.keys, key=lambda key: key not in document.places)
     seen = "; ".join(f"compare {name_of(key)} ({_brief(document, key)})" for key in keys[1:])
     document.report(keys[0], f"{conflict.text}; {seen}" if seen else conflict.text, spoils=False)
+
+
+def _judge_key_file(document: Document, auth: AuthSettings) -> None:
+    """Judge what is in the file of the public key: part of the configuration, wherever it lies."""
+    key: Key = ("auth", "public_key_file")
+    if auth.mode != "jwt" or auth.public_key_file is None:
+        return
+    from sse_gateway.keys import key_of_file  # noqa: PLC0415 - cryptography takes its time, and few need it here
+
+    try:
+        key_of_file(auth.public_key_file, auth.algorithms)
+    except ConfigError as error:
+        document.report(key, error.problems[0].removeprefix("auth.public_key_file: "))
 
 
 def _brief(document: Document, key: Key) -> str:

@@ -27,9 +27,11 @@ WORD = b"revoke "
 MAX_REVOCATIONS = 100_000
 """Of about 150 bytes each."""
 
-MAX_HOLD_S = 25 * 86_400
-"""The longest time for which anything can be revoked: what is left of a token's life at most (a day more than a duration
-can say), and a minute for clocks that differ."""
+FOR_GOOD_S = 100 * 365 * 86_400
+"""How long a revocation holds where no limit is set to a token's life: beyond any that is still to come."""
+
+MAX_HOLD_S = FOR_GOOD_S + 86_400
+"""The longest time for which anything can be revoked, and a day for clocks that differ: what says more is a mistake."""
 
 _MAC_LENGTH = 32
 _REVOCATION = re.compile(rb"revoke 1 ([st][0-9a-f]{32}) ([1-9][0-9]{8,11})", re.ASCII)

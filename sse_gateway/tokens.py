@@ -6,7 +6,7 @@ Rules:
     1. The header is believed in nothing but which of our keys and listed algorithms to try: keys, addresses and
        certificates in it are not looked at, and what it calls critical (``crit``) is refused.
     2. A token without an end is refused, and so is one whose claims have not the form that the standard gives them.
-    3. A token that names an audience is for somebody: refused, unless that is us.
+    3. Audience and issuer are judged where we have been told ours; whoever signs for several, sets them.
     4. It ends when it says, to the second; only its beginning is judged with leeway.
 
 Source: RFC 7515, RFC 7519, RFC 8725.
@@ -69,10 +69,10 @@ class Expected:
     """What claims have to say.
 
     Attributes:
-        audience: One of ``aud``; None: there is none.
+        audience: One of ``aud``; None: anything.
         issuer: ``iss``; None: anything.
         channels_claim: Name of the claim with the grant.
-        max_lifetime_s: What may be left of its life.
+        max_lifetime_s: What may be left of its life; infinite: as much as it says.
         marks: Digests of a subject and a token's id, for revocations.
     """
 
@@ -141,7 +141,7 @@ def _check_parties(claims: dict[str, object], expected: Expected) -> None:
     named = [audience] if isinstance(audience, str) else audience
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise AccessError(AccessFailure.MALFORMED)
-    if expected.audience not in named if expected.audience is not None else named:
+    if expected.audience is not None and expected.audience not in named:
         raise AccessError(AccessFailure.AUDIENCE)
     if expected.issuer is not None and claims.get("iss") != expected.issuer:
         raise AccessError(AccessFailure.ISSUER)

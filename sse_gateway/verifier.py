@@ -116,5 +116,8 @@ class Verifier:
         if places.cookie is not None and hdrs.COOKIE in headers:
             found += cookie_values(headers.getall(hdrs.COOKIE), places.cookie)
         if places.query is not None:
-            found += filter(None, parameter_values(query, places.query))
+            values = parameter_values(query, places.query)
+            if len(values) > 1:
+                raise AccessError(AccessFailure.AMBIGUOUS)
+            found += filter(None, values)
         return found

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tests.support.raw_client import Address, Stream
     from tests.support.valkey import Valkey
 
+TEN_YEARS_S = 3650 * 86_400.0
 REFUSED = "sse_gateway_access_refused_total"
 REALM = 'Bearer realm="sse-gateway"'
 REVOKING = "+zadd +zrevrange +zcard +zremrangebyscore +expire ~__sse_gateway:{cluster}:revoked"
@@ -58,7 +59,7 @@ def gateway(valkey: Valkey, module_gateways: Gateways) -> GatewayProcess:
         rule("sse:shut:*", prefix=False),
         rule("sse:*", window={"max_events": 9}),
     )
-    auth = jwt_auth(audience="us", issuer="them", token_from={"query": "token"})
+    auth = jwt_auth(audience="us", issuer="them", max_lifetime="7d", token_from={"query": "token"})
     return module_gateways.start(configuration(valkey.url, *rules, auth=auth))
 
 
@@ -275,6 +276,7 @@ def test_without_a_token_the_challenge_names_no_error(door: Address, connect: Co
         ({"cookie": '"A"'}, 200),
         ({"cookie": ""}, 401),
         ({"query": "A&token=B"}, 400),
+        ({"query": "A&token=A"}, 400),
         ({"query": ""}, 401),
     ],
 )
@@ -372,7 +374,11 @@ def test_a_revocation_reaches_everybody(own_valkey: Valkey, gateways: Gateways, 
         "cluster": first["cluster"],
     }
     nodes = [gateways.start(first), gateways.start(second)]
-    anns, one, other = token("a", sub="ann", jti="t1"), token("a", sub="eve", jti="t2"), token("a", sub="eve", jti="t3")
+    anns, one, other = (
+        token("a", sub="ann", jti="t1"),
+        token("a", sub="eve", jti="t2", ttl_s=TEN_YEARS_S),
+        token("a", sub="eve", jti="t3"),
+    )
     streams = [
         connect(node, "/events/a", headers=bearer(text)) for text in (anns, one) for node in nodes for _ in "1234"
     ]

@@ -45,6 +45,17 @@ def test_auth_is_required(tmp_path: Path) -> None:
     assert load(tmp_path, "workers: 1\n", AUTH__MODE="none").auth.mode == "none"
 
 
+def test_the_file_of_the_public_key_is_judged_with_the_rest(tmp_path: Path) -> None:
+    """At its place, like every other problem: not first by the process that needs the key."""
+    text = f"auth:\n  mode: jwt\n  algorithms: [RS256]\n  public_key_file: {tmp_path}/key.pem\nworkers: 0\n"
+    missing, _ = problems(tmp_path, text)
+    assert missing == "gw.yaml:4:3: auth.public_key_file: cannot be read: No such file or directory"
+    (tmp_path / "key.pem").write_text("no key")
+    garbage, workers = problems(tmp_path, text)
+    assert garbage.startswith("gw.yaml:4:3: auth.public_key_file: is not a public key in PEM")
+    assert workers.startswith("gw.yaml:5:1: workers: ")
+
+
 def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     """Syntax traps, types, unknown keys, contradictions and the environment, each with its place and key."""
     text = """\
