@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sse_gateway.logs import log_event
@@ -80,5 +79,7 @@ class Acceptor:
             task.add_done_callback(self._beginning.discard)
 
     async def _begin(self, sock: socket.socket) -> None:
-        with suppress(OSError):  # it has left again
+        try:
             await self._loop.connect_accepted_socket(self._factory, sock)
+        except OSError:  # it has left again
+            sock.close()
