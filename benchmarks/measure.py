@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 START_DELAY_S = 0.5
 """From the order to publish to the first event: a Python process starts in less."""
 
+OPEN_S = 200
+"""How long a server may take to open all streams; FastAPI needs half a minute for 10,000 on a quiet machine."""
+
 DRAIN_S = 20
 """How long the client may still receive after the last event was published; what comes later is lost."""
 
@@ -117,7 +120,7 @@ def streams(
     """Run the load client; yields it when all streams are open."""
     client = launch_client(stage, server, load, path, name, *options)
     try:
-        await_open(client, load, 90)
+        await_open(client, load, OPEN_S)
         yield client
     finally:
         client.stop()

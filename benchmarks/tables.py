@@ -50,7 +50,8 @@ def about(sections: list[Section]) -> str:
     lines.append(f"- rounds: up to {rounds}; tables show medians; a server that no target names ran in the first only")
     rows = [row for section in sections for row in section.rows]
     if disturbed := sum(1 for row in rows if row["is_disturbed"]):
-        lines.append(f"- **disturbed by other work on the machine**: {disturbed} of {len(rows)} measurements")
+        what = f"- **disturbed by other work on the machine**: {disturbed} of {len(rows)} measurements"
+        lines.append(f"{what}. A disturbed one is good for memory and for what arrived, not for times or ratios of CPU")
     return "\n".join(lines)
 
 
@@ -106,8 +107,17 @@ def capacity(by_name: dict[str, Section]) -> str:
 
 
 def numbers(by_name: dict[str, Section]) -> str:
-    """Return the README's sentence."""
+    """Return the README's sentence.
+
+    Raises:
+        KeyError: A scenario is missing, or was measured on a busy machine only: that is nothing for a README.
+    """
     cpu, idle = by_name["cpu"], by_name["memory"]
+    ours = [
+        row for name in ("cpu", "fanout", "rate") for row in trusted(by_name[name].rows) if "gateway" in row["server"]
+    ]
+    if any(row["is_disturbed"] for row in ours):
+        raise KeyError("undisturbed")
     over = {
         name: statistics.median(ratio(trusted(cpu.rows), "cpu_us_per_delivery", "gateway", name))
         for name in ("floor-c", "nchan", "aiohttp-sse")
