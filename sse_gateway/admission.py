@@ -84,8 +84,8 @@ class Admission:
 
     @property
     def is_full(self) -> bool:
-        """Whether the node has all the streams it takes."""
-        return self._register.streams >= self._quotas.streams
+        """Whether the node has all the streams it takes; those of workers that are being replaced make room."""
+        return self._register.streams_of_generation >= self._quotas.streams
 
     def enter(self, caller: Caller, now: float, *, replays: bool) -> Place | Refusal:
         """Take a place, or say which limit is reached.

@@ -221,11 +221,12 @@ class Table:
 
 
 class Register:
-    """One process's view: its own section, and those of the others."""
+    """One process's view: its own section, those of the others, and those of the generation that they take over from."""
 
-    def __init__(self, own: Section, others: Sequence[Section], secret: bytes) -> None:
+    def __init__(self, own: Section, others: Sequence[Section], secret: bytes, former: Sequence[Section] = ()) -> None:
         self._own = own
-        self._all = (own, *others)
+        self._generation = (own, *others)
+        self._all = (own, *others, *former)
         self._secret = secret
 
     def key(self, text: str) -> bytes:
@@ -237,6 +238,11 @@ class Register:
     def streams(self) -> int:
         """Streams of the node."""
         return sum(section.streams for section in self._all)
+
+    @property
+    def streams_of_generation(self) -> int:
+        """Of these, such as will not soon be gone."""
+        return sum(section.streams for section in self._generation)
 
     def take_stream(self, limit: int) -> bool:
         """Count one more stream of the node; False if it would be one too many."""

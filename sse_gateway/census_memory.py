@@ -80,6 +80,5 @@ def join(slot: int, own: int, beside: int | None) -> Register:
     census = CensusMemory(own).census
     sections = census.sections()
     others = [section for at, section in enumerate(sections) if at != slot]
-    if beside is not None:
-        others += CensusMemory(beside).census.sections()
-    return Register(sections[slot], others, census.secret)
+    former = [] if beside is None else CensusMemory(beside).census.sections()
+    return Register(sections[slot], others, census.secret, former)

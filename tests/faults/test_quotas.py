@@ -151,13 +151,13 @@ def test_the_limit_of_all_streams_is_the_nodes(gateways: Gateways, valkey: Valke
 
 def test_a_reload_counts_the_streams_that_still_drain(gateways: Gateways, valkey: Valkey, connect: Connect) -> None:
     """The old workers' streams and the new ones' are the node's; when the old have gone, so have their places."""
-    config = limited(valkey, 2, connections_per_address=6)
+    config = limited(valkey, 2, connections_per_address=6, connections=6)  # a full node can be reloaded
     config["shutdown"] = {"drain": "3s"}
     gateway = gateways.start(config)
     streams = [ask(connect, gateway, HERE) for _ in range(6)]
     assert all(map(is_let_in, streams))
     gateway.reload()
-    gateway.wait_log("reload.done", timeout_s=20)
+    gateway.wait_log("reload.done", timeout_s=30)
     asked = is_let_in(ask(connect, gateway, HERE))
     assert not asked or any(map(has_ended, streams))
     for stream in streams:

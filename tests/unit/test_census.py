@@ -174,3 +174,19 @@ def test_no_key_is_that_of_a_free_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("sse_gateway.census.blake2b", Zero)
     assert alone(1, SECRET).key("x") == b"\1" * 8
+
+
+def test_those_who_are_replaced_count_until_they_are_gone() -> None:
+    """For limits; but not for whether there is room, or nobody who has all streams could ever be replaced."""
+    (old,) = workers(1)
+    shape = Shape.of(1, 100)
+    census = lay_out(memoryview(bytearray(shape.size)), shape, SECRET)
+    new = Register(census.section(0), [], SECRET, [old._own])
+    assert old.take_stream(1)
+    assert (new.streams, new.streams_of_generation) == (1, 0)
+    assert not new.take_stream(1)
+    assert old.take(0, old.key("a"), 1)
+    assert not new.take(0, new.key("a"), 1)
+    old.leave_stream()
+    assert new.take_stream(1)
+    assert new.streams_of_generation == 1
