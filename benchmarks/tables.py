@@ -91,8 +91,19 @@ def _median(section: Section, server: str, key: str) -> float:
     return float(statistics.median(row[key] for row in trusted(section.rows) if row["server"] == server))
 
 
+def _check_quiet(*sections: Section) -> None:
+    ours = [row for section in sections for row in trusted(section.rows) if row["server"].startswith("gateway")]
+    if any(row["is_disturbed"] for row in ours):
+        raise KeyError("undisturbed")
+
+
 def capacity(by_name: dict[str, Section]) -> str:
-    """Return cores and memory for numbers of streams and rates."""
+    """Return cores and memory for numbers of streams and rates.
+
+    Raises:
+        KeyError: A scenario is missing, or was measured on a busy machine only.
+    """
+    _check_quiet(by_name["cpu"], by_name["memory"])
     cost_s = _median(by_name["cpu"], "gateway", "cpu_us_per_delivery") / 1e6
     server = "gateway (a channel each)"
     resident, kernel = (_median(by_name["memory"], server, f"{key}bytes_per_stream") for key in ("", "kernel_"))
@@ -113,11 +124,7 @@ def numbers(by_name: dict[str, Section]) -> str:
         KeyError: A scenario is missing, or was measured on a busy machine only: that is nothing for a README.
     """
     cpu, idle = by_name["cpu"], by_name["memory"]
-    ours = [
-        row for name in ("cpu", "fanout", "rate") for row in trusted(by_name[name].rows) if "gateway" in row["server"]
-    ]
-    if any(row["is_disturbed"] for row in ours):
-        raise KeyError("undisturbed")
+    _check_quiet(cpu, by_name["fanout"], by_name["rate"])
     over = {
         name: statistics.median(ratio(trusted(cpu.rows), "cpu_us_per_delivery", "gateway", name))
         for name in ("floor-c", "nchan", "aiohttp-sse")
