@@ -7,6 +7,7 @@ switches one rule off at a time: the oracle has to notice.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sse_gateway.audiences import Audiences
-from sse_gateway.channels import RuleTable
+from sse_gateway.channels import RuleTable, literal_head
 from sse_gateway.credentials import bearer_tokens, cookie_values
 from sse_gateway.cursor import parse_cursor
 from sse_gateway.errors import AccessError, RequestError
@@ -238,6 +239,25 @@ def test_a_rule_that_is_switched_off_is_noticed(
     monkeypatch.setattr(owner, method, mutant)
     with pytest.raises(AssertionError):
         play_all(200)
+
+
+GLOBS = st.text("ab.*?[]^-\\_", min_size=1, max_size=6)
+STRIPPED = st.integers(0, 2)
+
+
+@given(st.lists(st.tuples(GLOBS, STRIPPED, st.booleans()), min_size=1, max_size=5), st.text("ab.*_", max_size=8))
+def test_a_prefix_knows_every_rule_that_it_could_show(made: list[tuple[str, int, bool]], channel: str) -> None:
+    """Whether a prefix is public is judged by rules: one too few, and a private channel would be shown (I11)."""
+    rules = []
+    for index, (pattern, strip, prefix) in enumerate(made):
+        head = literal_head(pattern.encode()).decode()[:strip]
+        rules.append(replace(rule(pattern, index, prefix=prefix), strip_prefix=head))
+    table = RuleTable(rules)
+    owner = table.owner(channel.encode())
+    name = None if owner is None else table.client_name(owner, channel.encode())
+    if owner is not None and name is not None and owner.prefix:
+        for length in range(len(name) + 1):
+            assert owner in table.rules_of_prefix(name[:length])
 
 
 TEXTS = st.text(max_size=60) | st.text("abc.-_=%&;+*?#\"'\\ \r\n\t\0ä", max_size=60)
