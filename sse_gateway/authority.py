@@ -24,7 +24,7 @@ from sse_gateway.grants import NOTHING
 from sse_gateway.jwks import PublishedKeys
 from sse_gateway.keys import key_of_file, secret_key
 from sse_gateway.logs import log_event
-from sse_gateway.reasons import AccessFailure
+from sse_gateway.reasons import AccessFailure, Unavailable
 from sse_gateway.revocations import Revocations, marks_of
 from sse_gateway.tally import AccessCounts
 from sse_gateway.tokens import Expected
@@ -78,6 +78,11 @@ class Authority:
         self._wall = wall
         self._logged: dict[AccessFailure, tuple[float, int]] = {}
         self._has_news = False
+
+    @property
+    def lacks(self) -> Unavailable | None:
+        """Why nobody with a token can be let in yet."""
+        return Unavailable.SOURCE if self.keys is not None and not len(self.keys) else None
 
     def counts(self) -> AccessCounts:
         """What was counted so far."""

@@ -31,7 +31,7 @@ from sse_gateway.grants import Access, Identity, read_grant
 from sse_gateway.known import Known
 from sse_gateway.logs import log_event
 from sse_gateway.reasons import AccessFailure, Unavailable
-from sse_gateway.tokens import MAX_TEXT
+from sse_gateway.tokens import MAX_TEXT, MAX_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,7 +221,7 @@ class Callback:
         answer = msgspec.json.decode(body, type=_Answer)
         if not 0 < answer.expires_in < float("inf") or len(answer.subject) > MAX_TEXT:
             raise ValueError("not a lifetime, or not a subject")
-        expires_at = self._wall() + min(answer.expires_in, self._max_lifetime_s)
+        expires_at = self._wall() + min(answer.expires_in, self._max_lifetime_s, MAX_TIME)
         identity = Identity(expires_at, answer.subject, "", self._marks(answer.subject, ""))
         return Access(identity, read_grant(answer.channels))
 

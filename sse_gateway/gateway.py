@@ -177,9 +177,8 @@ class Gateway:
                 await self.accept([0])
             gc.freeze()  # what is there now stays: the collector need not look at it again
             await self.member.start()
-            authority = [] if self.authority is None else [self.authority.run()]
-            parts = (self.source.run(), self.member.run(), self._tick(), *authority)
-            tasks = [asyncio.create_task(part) for part in parts]
+            asked = [] if self.authority is None else [self.authority.run()]
+            tasks = [asyncio.create_task(p) for p in (self.source.run(), self.member.run(), self._tick(), *asked)]
             for task in tasks:
                 stack.callback(task.cancel)
             notify("READY=1\nSTATUS=waiting for Redis", os.environ)
@@ -305,7 +304,7 @@ class Gateway:
 
     def unready(self) -> list[str]:
         """Why new streams would not be served."""
-        reason = self.streams.unavailable()
+        reason = self.streams.unavailable() or (None if self.authority is None else self.authority.lacks)
         return [] if reason is None else [reason.value]
 
     # What the hub needs done.

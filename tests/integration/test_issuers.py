@@ -45,7 +45,7 @@ def issuer() -> Iterator[Issuer]:
 def published(valkey: Valkey, gateways: Gateways, issuer: Issuer) -> GatewayProcess:
     """A gateway that gets its keys there."""
     auth = {"mode": "jwt", "jwks_url": issuer.url, "algorithms": ALGORITHMS}
-    return gateways.start(configuration(valkey.url, auth=auth))
+    return gateways.start(configuration(valkey.url, auth=auth), ready=False)
 
 
 def asking(valkey: Valkey, gateways: Gateways, issuer: Issuer, **keys: Any) -> GatewayProcess:
@@ -79,6 +79,7 @@ def test_published_keys_verify(valkey: Valkey, gateways: Gateways, connect: Conn
     ]
     issuer.answer = json_answer(document)
     gateway = published(valkey, gateways, issuer)
+    gateway.wait_ready()
     gateway.wait_metric("sse_gateway_jwks_keys", 3)
 
     for key, algorithm, kid in ((RSA_KEY, "RS256", "r"), (EC_KEY, "ES256", "e"), (ED_KEY, "EdDSA", "d")):
@@ -98,6 +99,7 @@ def test_a_new_key_is_found_and_the_last_good_ones_stay(
     issuer.answer = json_answer({}, 503)
     gateway = published(valkey, gateways, issuer)
     gateway.wait_log("jwks.failed")
+    assert gateway.unready_reasons() == ["source"]
     first = token("a", key=RSA_KEY, algorithm="RS256", kid="one")
     assert status(connect, gateway, first) == 503
     stream = connect(gateway, "/events/a", headers={"Authorization": f"Bearer {first}", "Accept": "text/event-stream"})
@@ -105,6 +107,7 @@ def test_a_new_key_is_found_and_the_last_good_ones_stay(
 
     issuer.answer = json_answer(key_set(one=RSA_KEY))
     gateway.wait_metric(FETCHES, 1, outcome="ok", timeout_s=15)
+    gateway.wait_ready()
     assert status(connect, gateway, first) == 200
     issuer.close()
     assert status(connect, gateway, first) == 200
@@ -161,6 +164,8 @@ def test_the_application_is_asked(valkey: Valkey, gateways: Gateways, connect: C
         assert connect(gateway, "/events/a", headers=bare).wait_head().status == 401
     assert len(issuer.requests) == before  # who shows nothing is not asked about
 
+    issuer.answer = json_answer(ANN | {"expires_in": 1e308})
+    assert connect(gateway, "/events/a", headers=headers).wait_head().status == 200
     issuer.answer = json_answer(ANN | {"expires_in": 1.5})
     begun = time.monotonic()
     stream = connect(gateway, "/events/a", headers=headers)
