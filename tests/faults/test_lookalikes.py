@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import SERVER
 from tests.support.checker import Ledger, check, observe
+from tests.support.cluster_gateways import START_S
 from tests.support.gateway_process import configuration, poll
 from tests.support.proxy import FaultProxy, proxied
 from tests.support.valkey import Valkey, free_port, running
@@ -71,7 +72,7 @@ def test_a_server_without_one_order_is_not_followed(proxy: FaultProxy, gateways:
     while True:
         gateway.wait_until(
             lambda name=told: any(name in r["reason"] for r in gateway.records("source.unavailable")),  # type: ignore[misc] # the loop's own
-            5,
+            START_S,
             told,
         )
         assert gateway.unready_reasons() == ["source"]
