@@ -166,7 +166,7 @@ def test_a_replica_is_refused_however_unordered(server: Valkey, gateways: Gatewa
         gateway = gateways.start(config_for(replica.port, unordered=True), ready=False)
         gateway.wait_until(
             lambda: any("replica" in record["reason"] for record in gateway.records("source.unavailable")),
-            5,
+            START_S,
             "a reason",
         )
 
