@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from benchmarks import accept, against_peers, cluster, crowd, hostile, many_channels, scale
+from benchmarks import accept, against_peers, cluster, crowd, hostile, many_channels, persistence, scale
 from benchmarks.scenario import kind
 from benchmarks.section import Section
 
@@ -23,6 +23,7 @@ GROUPS_OF = {
     "hostile": hostile.SCENARIOS,
     "cluster": cluster.SCENARIOS,
     "access": accept.SCENARIOS,
+    "store": persistence.SCENARIOS,
 }
 
 SCENARIOS = {name: scenario for group in GROUPS_OF.values() for name, scenario in group.items()}

@@ -64,7 +64,7 @@ def join(stage: Stage, load: Load, server: str, say: Say) -> Row:
         entry = WATCHED if server == "nodes" else SUPERVISED
         peer = start_gateway(stage, "peer", load.max_seconds, CHANGES, entry=entry)
         stack.callback(peer.stop)
-        _fill(stage, peer)
+        fill(stage, peer)
         row: Row = {"held_mb": metric(peer, "sse_gateway_window_bytes") / 1e6}
         client = stack.enter_context(streams(stage, peer, load))
         count = round(load.rate * PUBLISHING_S)
@@ -104,7 +104,7 @@ def _held(peer: Server) -> Row:
     return {key: told[key] for key in ("held_ms", "held_cpu_ms")}
 
 
-def _fill(stage: Stage, peer: Server) -> None:
+def fill(stage: Stage, peer: Server) -> None:
     """Publish until the peer holds what it has to.
 
     A share at a time: a subscriber that is far behind is cut by Redis.

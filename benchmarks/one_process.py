@@ -51,6 +51,9 @@ class Alone:
         """There is no clock to keep."""
         await asyncio.Event().wait()
 
+    async def finish(self) -> None:
+        """There is nothing to store."""
+
     def connected(self) -> None:
         """Whatever came before this link, nobody knows."""
         self._gateway.hub.begin_epoch(draw_name(), GapReason.SOURCE, time.monotonic())

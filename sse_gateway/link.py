@@ -16,7 +16,7 @@ import hiredis
 from sse_gateway.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 _MARK = b"1 MARK "
@@ -178,6 +178,24 @@ class Link(asyncio.Protocol):
             self._waiting.append(settle)
         self._send(words)
         return await answer
+
+    async def call_all(self, commands: Sequence[tuple[bytes, ...]]) -> list[object]:
+        """Send commands at once and wait for all answers; an error is an answer, also that the link is lost."""
+        if self.lost.is_set():
+            return [SourceError(self.why)] * len(commands)
+        answers: list[object] = []
+        done = self.loop.create_future()
+
+        def settle(reply: object) -> None:
+            answers.append(reply)
+            if len(answers) == len(commands) and not done.done():
+                done.set_result(None)
+
+        self._waiting.extend([settle] * len(commands))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(map(hiredis.pack_command, commands)))  # type: ignore[arg-type] # as in `_send`
+        await done
+        return answers
 
     async def begin(self) -> None:
         """Publish our first marker, and wait until it comes back.

@@ -203,13 +203,14 @@ class Recollection:
         self._bytes += EVENT_BYTES + len(member.frame) + len(member.raw or b"")
         if self._bytes > self._max_bytes:
             raise StoreError(f"too large: its events need more than {self._max_bytes} bytes of memory")
-        if offset >= self._first and event.cursor != self._cursor(offset):
+        if offset >= self._first and not member.frame.startswith(self._id_line(offset)):
             raise StoreError("damaged: an event that the ring does not know")
         return event
 
-    def _cursor(self, offset: int) -> str:
+    def _id_line(self, offset: int) -> bytes:
+        """How the block of an event begins."""
         check = f"{self._hashes[offset - self._first]:016x}"[:CHECK_LENGTH]
-        return f"{self.state.epoch}-{offset}-{check}"
+        return f"id: {self.state.epoch}-{offset}-{check}\n".encode()
 
 
 def _free(mark: int, taken: set[int]) -> int:

@@ -178,22 +178,20 @@ class Store:
         return reply
 
     async def _together(self, commands: Sequence[tuple[bytes, ...]]) -> list[object]:
-        """Send all, then wait for all answers; an error is an answer."""
+        """Send all, then wait for all answers; an error is an answer.
+
+        Raises:
+            SourceError: The connection has ended, or an answer did not come in time.
+        """
         try:
-            async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(command)) for command in commands]
+            async with asyncio.timeout(self._timeout_s):
+                answers = await self._link.call_all(commands)
         except TimeoutError:
             self._link.drop("Redis did not answer in time")
             raise SourceError(self._link.why) from None
         if self._link.lost.is_set():
             raise SourceError(self._link.why)
-        return [task.result() for task in tasks]
-
-    async def _ask(self, command: tuple[bytes, ...]) -> object:
-        try:
-            return await self._link.call(*command)
-        except SourceError as error:
-            return error
+        return answers
 
 
 @asynccontextmanager
