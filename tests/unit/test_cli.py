@@ -318,7 +318,7 @@ def test_token_needs_a_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert code_of("token", "--channels", "a") == 78
     assert "mode jwt needs a key" in capsys.readouterr().err
     file = tmp_path / "gateway.yaml"
-    for auth in ("{mode: none}", "{mode: jwt, public_key_file: /k.pem, algorithms: [RS256]}"):
+    for auth in ("{mode: none}", "{mode: jwt, jwks_url: 'https://a.example/k', algorithms: [RS256]}"):
         file.write_text(f"auth: {auth}\n")
         assert code_of("token", "--config", str(file), "--channels", "a") == 78
         assert "auth.secret: tokens are made with it" in capsys.readouterr().err
