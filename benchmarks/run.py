@@ -94,7 +94,8 @@ def profile(stage: Stage, scenario: Scenario, rows: list[Row]) -> list[str]:
 
 
 def _changed(load: Load, streams: int | None, rate: float | None) -> Load:
-    return replace(load, streams=streams or load.streams, rate=rate or load.rate)
+    count = streams or load.streams
+    return replace(load, streams=count, rate=rate or load.rate, spread=count if load.spread > 1 else 1)
 
 
 def choose(args: argparse.Namespace) -> dict[str, Scenario]:
