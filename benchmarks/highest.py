@@ -28,8 +28,11 @@ WARMUP_S, WINDOW_S = 0.6, 2.0
 
 LEAD_S = 0.1
 
-BACKLOG_S = 8.0
+BACKLOG_S = 20.0
 """How long a rate that is too high may leave events waiting; beyond it the search ends."""
+
+LEAST = 3.0
+"""Events per second below which nothing is tried: the window must have some."""
 
 FAULTS = ("lost", "duplicate", "disorder", "malformed", "gaps", "closed")
 
@@ -102,6 +105,6 @@ def highest(stage: Stage, name: str, load: Load, say: Say) -> Row:
             else:
                 refused, rate = row, rate / (2 if row["p99_ms"] > FAR * P99_MS else FACTOR)
             is_found = carried and refused and not carried["rate"] < rate < 0.99 * refused["rate"]
-            if is_found or not ladder.is_drained:
+            if is_found or rate < LEAST or not ladder.is_drained:
                 break
     return (carried or refused) | {"server": name, "is_right": True}

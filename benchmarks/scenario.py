@@ -130,7 +130,8 @@ def measure_highest(stage: Stage, scenario: Scenario, server: str, patience: Pat
     """Search the highest rate that a server carries."""
     load = scenario.load_of(server)
     row = undisturbed(stage, lambda: highest(stage, kind(server), load, say), 20, patience, say)
-    say(f"carries {row['rate']:,.0f} events/s with p99 {row['p99_ms']:.1f} ms")
+    what = "carries" if row["is_carried"] else "does not carry even"
+    say(f"{what} {row['rate']:,.0f} events/s: p99 {row['p99_ms']:.1f} ms")
     return row
 
 
