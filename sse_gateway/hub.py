@@ -134,7 +134,7 @@ class Hub:
         found: dict[Audience, tuple[Batch, ...]] = {}
         for audience in self._audiences:
             frame = gap_frame(cursor, epoch.reason, audience.follow.asked, None)
-            found[audience] = (batch_of([Event(epoch.base, None, frame, now, type_=epoch.reason.value)]),)
+            found[audience] = (batch_of([Event(epoch.base, None, frame, now, type=epoch.reason.value)]),)
         self._send(found, now)
 
     def publish(

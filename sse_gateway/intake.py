@@ -105,7 +105,7 @@ class Intake:
             window,
             frame,
             now,
-            type_=publication.type,
+            type=publication.type,
             is_text=publication.is_text,
             raw=publication.data if b"\r" in publication.data else None,
             ts=_on_loop_clock(publication, now, wall),

@@ -194,7 +194,7 @@ class Recollection:
             None,
             member.frame,
             received_at,
-            type_=member.type,
+            type=member.type,
             is_text=member.is_text,
             raw=member.raw,
             key=member.key,

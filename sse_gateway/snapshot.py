@@ -242,7 +242,7 @@ class Snapshot:
                 piece.keys,
             )
         held.events.extend(
-            Event(position, None, frame, self._cut_at - age_s, type_=type_, is_text=is_text, raw=raw)
+            Event(position, None, frame, self._cut_at - age_s, type=type_, is_text=is_text, raw=raw)
             for position, age_s, type_, is_text, frame, raw in piece.events
         )
 

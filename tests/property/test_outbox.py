@@ -27,7 +27,7 @@ BOUNDS = st.tuples(st.integers(1, 6), st.sampled_from([60, CHUNK_BYTES, 10**6]))
 def event(position: int, channel: int | None, size: int) -> Event:
     """An event, or a break."""
     if channel is None:
-        return Event(position, None, gap_frame(str(position), GapReason.SOURCE, [], None), 0.0, type_="source")
+        return Event(position, None, gap_frame(str(position), GapReason.SOURCE, [], None), 0.0, type="source")
     frame = b"id: %d\ndata: " % position
     return Event(position, WINDOWS[channel], frame + b"x" * (size - len(frame) - 2) + b"\n\n", 0.0)
 

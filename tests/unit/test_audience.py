@@ -25,7 +25,7 @@ def event(position: int, size: int = 20) -> Event:
 
 def break_(position: int) -> Event:
     """A gap that stands among events."""
-    return Event(position, None, b"id: %d\nx\n\n" % position, 0.0, type_=GapReason.SOURCE.value)
+    return Event(position, None, b"id: %d\nx\n\n" % position, 0.0, type=GapReason.SOURCE.value)
 
 
 class Hall:

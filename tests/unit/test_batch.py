@@ -16,7 +16,7 @@ def event(position: int) -> Event:
 
 def break_(position: int) -> Event:
     """A gap that stands among events."""
-    return Event(position, None, b"id: %d\nx\n\n" % position, 0.0, type_=GapReason.SOURCE.value)
+    return Event(position, None, b"id: %d\nx\n\n" % position, 0.0, type=GapReason.SOURCE.value)
 
 
 def test_frames_are_joined() -> None:

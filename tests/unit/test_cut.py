@@ -116,7 +116,7 @@ def test_events_as_they_are() -> None:
     node = Node()
     node.append("b")
     window = node.window("b")
-    event = Event(2, window, b"id: 2\n\n", 0.0, type_="tick", is_text=False, raw=b"1\r2", ts=7.0)
+    event = Event(2, window, b"id: 2\n\n", 0.0, type="tick", is_text=False, raw=b"1\r2", ts=7.0)
     node.history.append(event, window, 0.0)
 
     (held,) = received(node.cut()).held(0)

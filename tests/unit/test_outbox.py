@@ -22,7 +22,7 @@ def event(position: int, window: Window = A, size: int = SIZE) -> Event:
 
 def break_(position: int, reason: GapReason = GapReason.SOURCE) -> Event:
     """A gap that stands among events."""
-    return Event(position, None, gap_frame(str(position), reason, ["a"], None), 0.0, type_=reason.value)
+    return Event(position, None, gap_frame(str(position), reason, ["a"], None), 0.0, type=reason.value)
 
 
 def outbox(policy: Policy = Policy.DROP_OLDEST, events: int = 100, size: int = 1_000_000, chunk: bytes = b"") -> Outbox:
