@@ -49,7 +49,7 @@ def about(sections: list[Section]) -> str:
     lines = [f"- {key}: {'; '.join(f'`{one}`' if key == 'command' else one for one in facts[key])}" for key in facts]
     lines.append(f"- rounds: up to {rounds}; tables show medians; a server that no target names ran in the first only")
     rows = [row for section in sections for row in section.rows]
-    if disturbed := sum(1 for row in rows if row["is_disturbed"]):
+    if disturbed := sum(1 for row in rows if row.get("is_disturbed")):
         what = f"- **disturbed by other work on the machine**: {disturbed} of {len(rows)} measurements"
         lines.append(f"{what}. A disturbed one is good for memory and for what arrived, not for times or ratios of CPU")
     return "\n".join(lines)
@@ -93,7 +93,7 @@ def _median(section: Section, server: str, key: str) -> float:
 
 def _check_quiet(*sections: Section) -> None:
     ours = [row for section in sections for row in trusted(section.rows) if row["server"].startswith("gateway")]
-    if any(row["is_disturbed"] for row in ours):
+    if any(row.get("is_disturbed") for row in ours):
         raise KeyError("undisturbed")
 
 
