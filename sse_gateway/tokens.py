@@ -171,9 +171,9 @@ def _object(data: bytes) -> dict[str, object]:
 def _decoded(text: str) -> bytes:
     """Source: RFC 7515 section 2: base64url without padding."""
     try:
-        return binascii.a2b_base64(text.translate(_TO_BASE64) + "=" * (-len(text) % 4), strict_mode=True)
+        return binascii.a2b_base64(text.encode().translate(_TO_BASE64) + b"=" * (-len(text) % 4), strict_mode=True)
     except ValueError:
         raise AccessError(AccessFailure.MALFORMED) from None
 
 
-_TO_BASE64 = str.maketrans("-_", "+/")
+_TO_BASE64 = bytes.maketrans(b"-_", b"+/")
