@@ -3,8 +3,9 @@
 Rules:
     1. One fetch at a time; whoever needs a key meanwhile waits for that one.
     2. The last good keys stay until a fetch brings others: an issuer that is down, or talks nonsense, locks nobody out.
-    3. A token with an unknown key makes us look once in `COOL_DOWN_S`, however many there are. It is refused if the
-       issuer has answered since, and refused for now if it could not be asked.
+    3. A token with an unknown key makes us look once in `COOL_DOWN_S`, however many there are, and however lately we
+       looked of ourselves: the first token of a new key is let in. It is refused if the issuer has answered since, and
+       refused for now if it could not be asked.
     4. Time, size, number of keys and redirects (none) are bounded: the issuer is trusted with keys, not with our memory.
 """
 
@@ -73,7 +74,7 @@ class PublishedKeys:
         self._algorithms = algorithms
         self._keys: dict[str | None, Key] = {}
         self._is_good = False
-        self._fetched_at = -math.inf
+        self._sought_at = -math.inf
         self._flight: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class PublishedKeys:
             TemporaryError: The issuer could not be asked.
         """
         key = self._known(token)
-        if key is None and (self._flight is not None or time.monotonic() - self._fetched_at >= COOL_DOWN_S):
+        if key is None and (self._flight is not None or self._may_seek()):
             await self._fetch()
             key = self._known(token)
         if key is not None:
@@ -107,6 +108,13 @@ class PublishedKeys:
         if not self._is_good:
             raise TemporaryError(Unavailable.SOURCE)
         raise AccessError(AccessFailure.KEY)
+
+    def _may_seek(self) -> bool:
+        now = time.monotonic()
+        if now - self._sought_at < COOL_DOWN_S:
+            return False
+        self._sought_at = now
+        return True
 
     def _known(self, token: Token) -> Key | None:
         if token.key_id is not None:
@@ -121,7 +129,6 @@ class PublishedKeys:
         await asyncio.shield(self._flight)
 
     async def _fly(self) -> None:
-        self._fetched_at = time.monotonic()
         try:
             keys = keys_of_set(msgspec.json.decode(await self._load()), self._algorithms, MAX_KEYS)
             if not keys:

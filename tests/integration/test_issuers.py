@@ -92,6 +92,20 @@ def test_published_keys_verify(valkey: Valkey, gateways: Gateways, connect: Conn
     assert len(issuer.requests) <= 2  # at the start, and once for all those unknown keys
 
 
+def test_a_key_is_known_from_its_first_token_on(
+    valkey: Valkey, gateways: Gateways, connect: Connect, issuer: Issuer
+) -> None:
+    """Also if we looked of ourselves a moment ago; unknown keys make us look no second time (A3)."""
+    issuer.answer = json_answer(key_set(one=RSA_KEY))
+    gateway = published(valkey, gateways, issuer)
+    gateway.wait_metric(FETCHES, 1, outcome="ok", timeout_s=30)
+    gateway.wait_ready()
+    issuer.answer = json_answer(key_set(one=RSA_KEY, two=OTHER_RSA_KEY))
+    assert status(connect, gateway, token("a", key=OTHER_RSA_KEY, algorithm="RS256", kid="two")) == 200
+    assert status(connect, gateway, token("a", key=OTHER_RSA_KEY, algorithm="RS256", kid="three")) == 401
+    assert len(issuer.requests) == 2
+
+
 def test_a_new_key_is_found_and_the_last_good_ones_stay(
     valkey: Valkey, gateways: Gateways, connect: Connect, issuer: Issuer
 ) -> None:
@@ -131,7 +145,9 @@ async def test_nonsense_from_the_issuer_is_no_key(issuer: Issuer, caplog: pytest
     """It is logged, without quoting any of it; nobody is let in by it, and nobody is locked out for good."""
     keys = PublishedKeys(issuer.url, ALGORITHMS)
     stranger = parse_token(token("a", key=RSA_KEY, algorithm="RS256", kid="one"))
-    for number, answer in enumerate(NONSENSE.values(), start=1):
+    with pytest.raises(TemporaryError):
+        await keys.find(stranger)  # nobody was asked before: the one look of this half minute
+    for number, answer in enumerate(NONSENSE.values(), start=2):
         issuer.answer = answer
         await keys._fetch()
         assert (len(keys), keys.fetches["failed"], len(issuer.requests)) == (0, number, number)
