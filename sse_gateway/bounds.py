@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sse_gateway.hub import Limits
+from sse_gateway.limits import Limits
 
 if TYPE_CHECKING:
     from sse_gateway.settings import Settings

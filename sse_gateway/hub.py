@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sse_gateway.audience import Desk
@@ -25,7 +24,7 @@ from sse_gateway.errors import SnapshotError
 from sse_gateway.frames import LAST_CHUNK, chunk, close_frame, gap_frame, heartbeat_frame
 from sse_gateway.history import History
 from sse_gateway.intake import Intake
-from sse_gateway.log import RING_SIZE, Epoch, Log
+from sse_gateway.log import Epoch, Log
 from sse_gateway.outbox import Outbox
 from sse_gateway.placement import Placement
 from sse_gateway.reader import Catchup, Phase
@@ -40,36 +39,10 @@ if TYPE_CHECKING:
     from sse_gateway.audience import Audience, Write
     from sse_gateway.channels import Rule, RuleTable
     from sse_gateway.errors import MessageError
+    from sse_gateway.limits import Limits
     from sse_gateway.reader import Reader
     from sse_gateway.subscription import Subscription
     from sse_gateway.window import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the core.
-
-    Attributes:
-        channels: Channels remembered.
-        window_bytes: Memory of all windows.
-        queue_bytes: Memory of all outboxes.
-        message_bytes: Largest payload, and largest encoded frame.
-        pass_bytes: Bytes in waiting passes beyond which the source should pause.
-        heartbeat_s: Silence after which a stream gets a heartbeat.
-        write_timeout_s: How long a socket may take no byte.
-        ring_size: Positions whose cursors can be verified.
-        writes_per_step: Writes of a pass between two looks at the clock: 64 take about 0.4 ms.
-    """
-
-    channels: int
-    window_bytes: int
-    queue_bytes: int
-    message_bytes: int
-    heartbeat_s: float
-    write_timeout_s: float
-    pass_bytes: int = 8 * 1024 * 1024
-    ring_size: int = RING_SIZE
-    writes_per_step: int = 64
 
 
 class Hub:

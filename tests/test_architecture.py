@@ -43,6 +43,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "intake",
             "joining",
             "lagging",
+            "limits",
             "log",
             "opening",
             "outbox",

@@ -13,7 +13,7 @@ import pytest
 from sse_gateway.cli import commands
 from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
-from sse_gateway.hub import Limits
+from sse_gateway.limits import Limits
 from sse_gateway.metrics import ADDITIVE, PREFIX, SupervisorMetrics
 from sse_gateway.reasons import (
     AccessFailure,
@@ -177,7 +177,7 @@ def test_the_bounds_of_memory_are_those_of_the_code() -> None:
     assert len(found) > 10
     for number, module, name in found:
         assert getattr(importlib.import_module(f"sse_gateway.{module}"), name) == int(number.replace(",", ""))
-    assert "8 MiB (`hub.Limits.pass_bytes`)" in text
+    assert "8 MiB (`limits.Limits.pass_bytes`)" in text
     assert Limits.__dataclass_fields__["pass_bytes"].default == 8 << 20
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sse_gateway.audience import Audience, Write
     from sse_gateway.channels import RuleTable
     from sse_gateway.cursor import Cursor
-    from sse_gateway.hub import Limits
+    from sse_gateway.limits import Limits
     from sse_gateway.log import Epoch
     from sse_gateway.reader import Reader
     from sse_gateway.reasons import CloseReason

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sse_gateway.control import Message
     from sse_gateway.cursor import Cursor
     from sse_gateway.cut import Cut
-    from sse_gateway.hub import Limits
+    from sse_gateway.limits import Limits
     from sse_gateway.reader import Reader
     from sse_gateway.snapshot import Snapshot
     from sse_gateway.window import Event, Window

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sse_gateway.channels import QueueBounds, Rule, RuleTable, WindowBounds
 from sse_gateway.control import fingerprint
-from sse_gateway.hub import Limits
+from sse_gateway.limits import Limits
 from sse_gateway.reasons import Format, Policy, RejectReason
 from tests.support.cluster_ledger import Bounds
 from tests.support.cluster_parts import KEY, Kit

@@ -12,7 +12,7 @@ from sse_gateway.replica import Replica
 if TYPE_CHECKING:
     from sse_gateway.channels import Rule, RuleTable
     from sse_gateway.errors import MessageError
-    from sse_gateway.hub import Limits
+    from sse_gateway.limits import Limits
     from sse_gateway.reasons import GapReason
     from tests.support.cluster_node import Node
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sse_gateway.channels import QueueBounds, Rule, RuleTable, WindowBounds
-from sse_gateway.hub import Hub, Limits
+from sse_gateway.hub import Hub
+from sse_gateway.limits import Limits
 from sse_gateway.reader import Framing, Reader
 from sse_gateway.reasons import Format, GapReason, Policy
 from sse_gateway.subscription import parse_subscription

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from sse_gateway.channels import QueueBounds, Rule, RuleTable, WindowBounds
-from sse_gateway.hub import Limits
+from sse_gateway.limits import Limits
 from sse_gateway.reasons import Format, Policy, RejectReason
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sse_gateway.channels import Rule, RuleTable
-    from sse_gateway.hub import Limits
+    from sse_gateway.limits import Limits
     from tests.support.oracle import Known
 
 Step: TypeAlias = tuple[str, int]
