@@ -174,10 +174,10 @@ class History:
         self.replaced += 1
         for cut in tuple(self.cuts):
             cut.close()
+        for window in self.windows.values():
+            window.clear()  # those too that are forgotten: they and their events hold each other
         for window in self._unread:
             del self.windows[window.name]
-        for window in self.windows.values():
-            window.clear()
         self._unread.clear()
         self._lossy.clear()
         self.timelines = [Timeline() for _ in self._rules]

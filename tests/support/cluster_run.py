@@ -63,6 +63,7 @@ class Run:
         self.transport = Transport(self)
         self.secret = rng.choice([b"", b"secret"])
         self.nodes: list[Node] = []
+        self._born: list[Node] = []
         self.people: list[Person] = []
         self.counts: Counter[str] = Counter()
         self.left = 0
@@ -159,6 +160,7 @@ class Run:
         node = Node(self, kit, self._parts)
         self.trace("start", node, "host", kit.host)
         self.nodes.append(node)
+        self._born.append(node)
         return node
 
     def any_node(self) -> Node | None:
@@ -194,6 +196,11 @@ class Run:
         ensure(self.chaos.kinds or len(self.ledger.breaks[start.family]) == 1, "a second epoch, without a fault")
 
     # The end.
+
+    def forget(self) -> None:
+        """Empty all windows: they and their events hold each other, and the collector does not look at events."""
+        for node in self._born:
+            node.hub.history.clear()
 
     def _heal(self) -> None:
         """All faults end, and everything becomes well."""
@@ -270,6 +277,7 @@ def fails(
     except Exception as error:  # noqa: BLE001 - whatever fails is the finding
         return error
     finally:
+        run.forget()
         if counts is not None:
             counts.update(run.counts)
     return None

@@ -473,11 +473,14 @@ def test_clear() -> None:
     window = clock.attach("b")
     clock.history.remember_key(window, "k")
     cut = cut_of(clock.history)
+    unread = [held for held in clock.history.windows.values() if held is not window]
+    assert any(map(len, unread))
 
     clock.history.clear()
 
     history = clock.history
     assert history.windows == {"b": window}
+    assert not any(map(len, unread))  # nothing else would take them and their events apart
     assert (len(window), window.newest_loss, window.keys) == (0, -1, {})
     assert (history.events, history.bytes, history.memory, history.marks, history.newest_losses) == (
         0,
