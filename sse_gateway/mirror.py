@@ -234,11 +234,16 @@ class Mirror:
         self._is_blank = False
         return batch
 
-    def keep(self) -> list[Command]:
-        """What keeps the store alive while there is nothing to write."""
-        keys = self._keys
-        alive = (keys.epochs, keys.state(self.epoch), keys.channels(self.epoch))
-        return [(b"PEXPIRE", key, self._ttl) for key in alive]
+    def keep(self) -> Batch:
+        """What keeps the store alive while there is nothing to write, and finds out whether it is there."""
+        batch = Batch()
+        batch.add(b"PEXPIRE", self._keys.state(self.epoch), self._ttl, answer=1)
+        self._keep_index(batch)
+        return batch
+
+    def _keep_index(self, batch: Batch) -> None:
+        batch.add(b"PEXPIRE", self._keys.epochs, self._ttl, answer=1)
+        batch.add(b"PEXPIRE", self._keys.channels(self.epoch), self._ttl, answer=int(bool(self._rows)))
 
     def _note_losses(self) -> None:
         """Take what the windows have lost since the last batch."""
@@ -380,8 +385,7 @@ class Mirror:
         batch.add(b"ZADD", keys.epochs, b"%d" % self._order, self.epoch.encode())
         batch.add(b"ZREMRANGEBYRANK", keys.epochs, b"0", b"%d" % (-1 - MAX_BREAKS))
         batch.add(b"SET", key, batch.state, b"PX", self._ttl)
-        batch.add(b"PEXPIRE", keys.epochs, self._ttl)
-        batch.add(b"PEXPIRE", keys.channels(self.epoch), self._ttl)
+        self._keep_index(batch)
 
 
 def _member(event: Event, before: int, now: float, wall: float) -> Member:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sse_gateway.mirror import Batch
     from sse_gateway.settings import Settings
     from sse_gateway.store import Open, Store
+    from sse_gateway.stored import Row
 
 LOAD_S = 10.0
 """For reading what is stored; then a new log begins without it."""
@@ -214,7 +215,8 @@ class Persistence:
                 await store.release()
                 return
             elif began - written_at > LEASE_S / 4:
-                if not await store.transact(epoch, self._state, self.mirror.keep(), {}):
+                batch = self.mirror.keep()
+                if not await store.transact(epoch, self._state, batch.commands, batch.expected):
                     return
                 written_at = began
             await self._sleep(rest_s)
@@ -229,7 +231,7 @@ class Persistence:
         if self._state is not None and not self._is_blank:
             try:
                 state = read_state(self._keys, self._seal, epoch, self._state)
-                rows = read_rows(self._keys, self._seal, epoch, await store.rows(epoch))
+                rows = await self._read_rows(store, epoch)
             except StoreError as error:
                 self._note_failure(error)
                 state, rows = None, {}
@@ -327,20 +329,36 @@ class Persistence:
             value = await store.state(epoch)
             if value is None:
                 raise StoreError(f"the state of epoch {epoch} is gone: has Redis evicted it?")
-            found = await self._read_epoch(store, epoch, value)
-            if await store.state(epoch) == value:
-                return found
+            try:
+                found = await self._read_epoch(store, epoch, value)
+            except StoreError:
+                if await store.state(epoch) == value:
+                    raise
+            else:
+                if await store.state(epoch) == value:
+                    return found
         raise StoreError("somebody is writing it")
 
     async def _read_epoch(self, store: Store, epoch: str, value: bytes) -> Recollection:
         state = read_state(self._keys, self._seal, epoch, value)
-        rows = read_rows(self._keys, self._seal, epoch, await store.rows(epoch))
+        rows = await self._read_rows(store, epoch)
         max_bytes = max(2 * self._hub.limits.window_bytes, MIN_LOAD)
         found = Recollection(self._keys, self._seal, state, rows, rules=len(self._rules), max_bytes=max_bytes)
         found.add_ring(await store.ring(epoch, found.blocks()))
-        async for name, members in store.windows(epoch, list(rows)):
+        async for name, members in store.windows(epoch, list(rows), max_bytes):
             found.add_window(name, members, time.monotonic(), _wall())
         return found
+
+    async def _read_rows(self, store: Store, epoch: str) -> dict[str, Row]:
+        """Read all rows, page by page: a writer that takes over serves streams meanwhile.
+
+        Raises:
+            StoreError: They cannot be used; what comes after the first one is not read.
+        """
+        rows: dict[str, Row] = {}
+        async for fields in store.rows(epoch):
+            rows |= read_rows(self._keys, self._seal, epoch, fields)
+        return rows
 
 
 def _wall() -> float:

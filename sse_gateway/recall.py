@@ -53,7 +53,11 @@ class Recall:
     def found(self, recollection: Recollection | None) -> None:
         """What was stored; None if nothing, or nothing of use."""
         self._is_open = self._is_loading = False
-        self._found = recollection
+        self._found = None if self._hub.log.epochs else recollection
+
+    def drop(self) -> None:
+        """The log has come from elsewhere: what was found is of no use, and as large as the windows."""
+        self._found = None
 
     def reset(self) -> None:
         """A new link: what is stored may be another by now."""

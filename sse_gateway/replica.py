@@ -208,13 +208,12 @@ class Replica:
             joining.deadline = now + PROGRESS_S
         try:
             snapshot.add(block)
-            if snapshot.is_complete:
-                self._install(joining, now)
-                return False
         except SnapshotError:
             self._join(now)
             return False
-        return True
+        if snapshot.is_complete:
+            self._install(joining, now)
+        return not snapshot.is_complete
 
     def served(self, token: str) -> None:
         """A snapshot of ours has been handed over, or could not be."""
@@ -329,6 +328,7 @@ class Replica:
         except SnapshotError:
             self._join_again(now)
             return
+        self._recall.drop()
         self._claims = dict.fromkeys(snapshot.head.claims)
         self._joining = Joining("", 0.0)
         self.role = Role.SYNCED

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from hiredis import HiredisError
@@ -120,29 +120,28 @@ class Store:
         if not pairs:
             return "", 0
         name, order = pairs[0]
-        return name.decode(errors="replace"), int(order)
+        return name.decode(errors="replace"), order
 
     async def order(self, epoch: str) -> int | None:
         """The order of an epoch."""
         score = await self._call(b"ZSCORE", self._keys.epochs, epoch.encode())
-        return None if score is None else int(_number(score))
+        return None if score is None else _score(score)
 
     async def state(self, epoch: str) -> bytes | None:
         """The value of an epoch's state."""
         return _bytes(await self._call(b"GET", self._keys.state(epoch)))
 
-    async def rows(self, epoch: str) -> dict[bytes, bytes]:
-        """The values of its rows."""
-        found: dict[bytes, bytes] = {}
+    async def rows(self, epoch: str) -> AsyncIterator[dict[bytes, bytes]]:
+        """The values of its rows, page by page."""
         cursor: object = b"0"
         while True:
             reply = await self._call(b"HSCAN", self._keys.channels(epoch), _bytes(cursor) or b"0", b"COUNT", _PAGE)
             if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], list):
                 raise StoreError("an answer to HSCAN of another form")
             cursor, fields = reply
-            found.update(zip(fields[::2], fields[1::2], strict=True))
+            yield dict(zip(fields[::2], fields[1::2], strict=True))
             if cursor in (b"0", "0"):
-                return found
+                return
 
     async def ring(self, epoch: str, blocks: Sequence[int]) -> list[bytes | None]:
         """The values of blocks of its ring."""
@@ -153,17 +152,28 @@ class Store:
             found += [_bytes(value) for value in reply] if isinstance(reply, list) else []
         return found
 
-    async def windows(self, epoch: str, names: Sequence[str]) -> AsyncIterator[tuple[str, list[tuple[bytes, float]]]]:
-        """The members of its channels' windows, channel by channel."""
+    async def windows(
+        self, epoch: str, names: Sequence[str], max_bytes: int
+    ) -> AsyncIterator[tuple[str, list[tuple[bytes, int]]]]:
+        """The members of its channels' windows, channel by channel.
+
+        Raises:
+            StoreError: One has more than `max_bytes`: it is not even read to its end.
+        """
         for at in range(0, len(names), GROUP):
             group = names[at : at + GROUP]
             replies = await self._together([self._page(epoch, name, 0) for name in group])
             _raise_errors(replies)
             for name, reply in zip(group, replies, strict=True):
-                members = page = _pairs(reply)
-                while len(page) == PAGE:
+                members, size, page = [], 0, _pairs(reply)
+                while page:
+                    members += page
+                    size += sum(len(member) for member, _ in page)
+                    if size > max_bytes:
+                        raise StoreError(f"too large: a channel of more than {max_bytes} bytes")
+                    if len(page) < PAGE:
+                        break
                     page = _pairs(await self._call(*self._page(epoch, name, len(members))))
-                    members = members + page
                 yield name, members
 
     def _page(self, epoch: str, name: str, start: int) -> tuple[bytes, ...]:
@@ -242,12 +252,21 @@ def _bytes(value: object) -> bytes | None:
     return value if isinstance(value, bytes) else None
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float, bytes)) else 0.0
+def _score(value: object) -> int:
+    """Read a score: ours are whole numbers.
+
+    Raises:
+        StoreError: This one is none.
+    """
+    if isinstance(value, (int, float, bytes)):
+        with suppress(ValueError):
+            if (number := float(value)).is_integer():
+                return int(number)
+    raise StoreError("damaged: a score that is no whole number")
 
 
-def _pairs(reply: object) -> list[tuple[bytes, float]]:
+def _pairs(reply: object) -> list[tuple[bytes, int]]:
     """Members and scores: pairs in RESP3."""
     if not isinstance(reply, list):
         return []
-    return [(bytes(member), _number(score)) for member, score in reply]
+    return [(bytes(member), _score(score)) for member, score in reply]

@@ -283,9 +283,10 @@ async def do_everything(url: str, keys: Keys, mirror: Mirror, core: Core) -> Non
         for name in "aaaabc":
             core.publish(name, "d")
             assert await write(target, mirror, core)
-        await target.rows(EPOCH)
+        async for _ in target.rows(EPOCH):
+            pass
         await target.ring(EPOCH, [0])
-        async for _ in target.windows(EPOCH, ["a"]):
+        async for _ in target.windows(EPOCH, ["a"], 1000):
             pass
         await target.newest()
         await target.order(EPOCH)
@@ -307,3 +308,55 @@ async def test_a_store_whose_state_is_gone_is_refused(own_server: Valkey) -> Non
     """Redis has evicted what says what is valid."""
     own_server.link.call("ZADD", KEYS.epochs, 1, EPOCH)
     assert await load(own_server.url) is None
+
+
+@pytest.mark.parametrize("score", ["inf", "1.5"])
+async def test_a_score_that_is_none_of_ours_is_damage(own_server: Valkey, score: str) -> None:
+    """It is refused, by whoever reads and by whoever writes, and ends no process."""
+    own_server.link.call("ZADD", KEYS.epochs, score, EPOCH)
+    assert await load(own_server.url) is None
+    async with store(own_server.url) as target:
+        with pytest.raises(StoreError, match="whole number"):
+            await target.order(EPOCH)
+
+
+async def test_what_is_larger_than_it_may_be_is_not_read_to_its_end(own_server: Valkey) -> None:
+    """Whoever has put it there: it does not have to fit into memory."""
+    core = Core(rule(events=3 * PAGE))
+    core.publish("a", *(f"d{number}" for number in range(3 * PAGE)))
+    async with store(own_server.url) as target:
+        assert await target.take_lease(EPOCH)
+        assert await write(target, mirror_of(core), core)
+        with pytest.raises(StoreError, match="too large"):
+            [name async for name, _ in target.windows(EPOCH, ["a"], 2 * PAGE * 50)]
+        assert [len(found) async for _, found in target.windows(EPOCH, ["a"], 3 * PAGE * 250)] == [3 * PAGE]
+
+
+async def test_what_is_written_while_it_is_read_is_read_again(
+    own_server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit together then is no damage: it is of two moments."""
+    core = Core(rule(events=2))
+    core.publish("a", "d1", "d2")
+    mirror = mirror_of(core)
+    async with store(own_server.url) as target:
+        assert await target.take_lease(EPOCH)
+        assert await write(target, mirror, core)
+        state = Store.state
+        looks = 0
+
+        async def state_before_the_next_batch(self: Store, epoch: str) -> bytes | None:
+            nonlocal looks
+            value = await state(self, epoch)
+            looks += 1
+            if looks == 1:
+                core.publish("b", "d3")
+                batch = mirror.batch(core.now, WALL)
+                assert batch is not None
+                assert await target.transact(EPOCH, value, batch.commands, batch.expected)
+            return value
+
+        monkeypatch.setattr(Store, "state", state_before_the_next_batch)
+        found = await load(own_server.url)
+    assert found is not None
+    assert found.events == 3

@@ -128,9 +128,10 @@ class Keyspace:
         self.values[key] = bytes(value)
         return len(value)
 
-    def _pexpire(self, key: bytes, ttl: bytes) -> None:
+    def _pexpire(self, key: bytes, ttl: bytes) -> int:
         if key in self.values:
             self.expiry[key] = self.now + int(ttl) / 1000
+        return int(key in self.values)
 
     def _hset(self, key: bytes, *words: bytes) -> int:
         self.values.setdefault(key, {})
@@ -140,6 +141,8 @@ class Keyspace:
 
     def _hdel(self, key: bytes, name: bytes) -> None:
         self.mapping(key).pop(name, None)
+        if not self.mapping(key):
+            self._del(key)
 
     def _zadd(self, key: bytes, *words: bytes) -> None:
         self.scores(key).update(zip(words[1::2], map(float, words[::2]), strict=True))

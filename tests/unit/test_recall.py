@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from sse_gateway.decisions import Load
 from sse_gateway.recall import Recall
@@ -37,6 +38,24 @@ def test_who_has_a_log_or_no_store_need_not_look() -> None:
     for recall, decisions in (recall_of(Core(rule())), recall_of(Core(rule(), is_begun=False), has_store=False)):
         assert recall.look()
         assert decisions == []
+
+
+def test_nothing_is_held_that_will_not_be_used() -> None:
+    """What was found is as large as the windows: it goes where the log comes from a peer, before it or after it."""
+    old, store = Core(rule()), Keyspace()
+    old.publish("a", "d1")
+    write(mirror_of(old), old, store)
+    for comes_late in (False, True):
+        core = Core(rule(), is_begun=comes_late)
+        recall, _ = recall_of(core)
+        found = store.load(0.0)
+        assert found is not None
+        gone = ref(found)
+        recall.found(found)
+        del found
+        assert (gone() is None) is comes_late
+        recall.drop()
+        assert gone() is None
 
 
 def test_what_was_found_is_used_once_and_only_in_an_empty_log() -> None:

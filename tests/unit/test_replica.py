@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import pytest
 
@@ -1291,6 +1292,25 @@ def test_a_node_that_has_not_looked_yet_joins_whoever_has() -> None:
     second.replica.loaded(None, bus.now)
     second.carry_out()
     assert agree(first, second)
+
+
+def test_who_has_looked_and_gets_the_log_from_a_peer_keeps_nothing_of_it() -> None:
+    """What it has found is as large as the windows."""
+    bus, (first,) = cluster(1)
+    bus.has_store = True
+    second = waiting(bus)
+    second.replica.tick(bus.now + 2 * JOIN_S)
+    second.carry_out()
+    assert second.loads == 1
+    found, _ = stored_log("1", "2")
+    second.replica.loaded(found, bus.now)
+    gone = ref(found)
+    del found
+    assert gone() is not None
+    second.carry_out()
+    bus.wait(3.0)
+    assert agree(first, second)
+    assert gone() is None
 
 
 def test_two_nodes_that_have_looked_begin_together() -> None:
