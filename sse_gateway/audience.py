@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from sse_gateway.tally import Tally
     from sse_gateway.window import Event, Window
 
+MERGE_BYTES = 256 * 1024
+"""Passes that wait are merged while they bring less than this: a member that is behind holds up to one batch beyond
+its bounds, and to merge is to copy."""
+
 Write: TypeAlias = "Callable[[int, bytes], int]"
 """Write to a descriptor that does not block: bytes taken; BlockingIOError if none, OSError if gone."""
 
@@ -196,7 +200,8 @@ class Audience:
         return batch.size - less if batch.passes == 1 else -less
 
     def _takes_more(self, last: Pass) -> bool:
-        return bool(last.index == 0 and last.end == len(self._members) and last.batch.events)
+        batch = last.batch
+        return bool(last.index == 0 and last.end == len(self._members) and batch.events and batch.size < MERGE_BYTES)
 
     def put_heartbeat(self, heartbeat: Batch) -> int:
         """Send a heartbeat, as nothing else waits; returns the bytes that now wait in addition."""

@@ -142,7 +142,7 @@ class Metrics:
         counts = AccessCounts() if authority is None else authority.counts()
         checks = {"new": counts.new, "remembered": counts.remembered}
         yield _counters("access_refused", "Requests that were not let in.", "reason", counts.refused)
-        yield _counters("access_checks", "Credentials that were judged, or had been.", "how", checks)
+        yield _counters("access_checks", "Credentials that were judged, or had been.", "outcome", checks)
         yield _counters("callback_answers", "Questions to the application.", "outcome", counts.answers)
         yield _counters("jwks_fetches", "Fetches of published keys.", "outcome", counts.fetches)
         yield _gauge("jwks_keys", "Published keys that are usable.", counts.keys)

@@ -259,7 +259,7 @@ def test_questions_are_bounded_and_answers_remembered(
     assert len(issuer.requests) == 9
     assert status(connect, gateway, "same") == 200
     assert len(issuer.requests) == 9
-    assert gateway.metric("sse_gateway_access_checks_total", how="remembered") == 1
+    assert gateway.metric("sse_gateway_access_checks_total", outcome="remembered") == 1
 
 
 def ask(connect: Connect, gateway: GatewayProcess, text: str) -> Stream:

@@ -15,7 +15,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sse_gateway.control import Ignored
-from sse_gateway.reasons import CloseReason, GapReason, Policy, RejectReason, Replay, Unavailable
+from sse_gateway.reasons import (
+    AccessFailure,
+    CloseReason,
+    DropReason,
+    GapReason,
+    Policy,
+    Refusal,
+    RejectReason,
+    Replay,
+)
 from tests.support.gateway_process import (
     AUDIENCES,
     CONNECTIONS,
@@ -47,10 +56,18 @@ LABELS = {
     "policy": {policy.value for policy in Policy},
     "worker": {"0"},
 }
-OUTCOMES = {"replays": {outcome.value for outcome in Replay}, "reloads": {"ok", "failed"}}
+OUTCOMES = {
+    "replays": {outcome.value for outcome in Replay},
+    "reloads": {"ok", "failed"},
+    "access_checks": {"new", "remembered"},
+    "callback_answers": {"ok", "refused", "failed"},
+    "jwks_fetches": {"ok", "failed"},
+}
 REASONS = {
     "streams_closed": CloseReason,
-    "streams_refused": Unavailable,
+    "streams_refused": Refusal,
+    "connections_dropped": DropReason,
+    "access_refused": AccessFailure,
     "messages_rejected": RejectReason,
     "gaps": GapReason,
     "control_ignored": Ignored,

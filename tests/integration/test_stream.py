@@ -24,6 +24,7 @@ RESPONSE_HEADERS = {
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",
     "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
     "connection": "close",
 }
 INCIDENTAL_HEADERS = {"date", "server", "vary"}

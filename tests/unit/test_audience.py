@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sse_gateway.audience import Audience, Desk
+from sse_gateway.audience import MERGE_BYTES, Audience, Desk
 from sse_gateway.batch import Batch, Joiner, batch_of
 from sse_gateway.channels import QueueBounds
 from sse_gateway.outbox import CHUNK_BYTES, Outbox
@@ -169,6 +169,15 @@ def test_waiting_passes_merge() -> None:
     assert (merged, after) == (1, 2)
     assert [sock.taken for _, sock in members] == [b"".join(event(position).frame for position in range(1, 5))] * 2
     assert hall.tally.pass_bytes == 0
+
+
+def test_merged_passes_have_a_bound() -> None:
+    """A queue judges batch by batch, so no batch becomes as large as all that waits."""
+    hall = Hall()
+    hall.join()
+    for position in range(1, 6):
+        hall.put(event(position, MERGE_BYTES // 2))
+    assert [current.batch.size for current in hall.audience.passes] == [MERGE_BYTES, MERGE_BYTES, MERGE_BYTES // 2]
 
 
 def test_pass_is_for_those_who_were_there() -> None:
