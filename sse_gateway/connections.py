@@ -13,6 +13,8 @@ Rules:
     4. A stream's connection leaves this place when its socket is taken.
     5. In one turn of the loop a few are read. What another has sent waits, and it is not read further, so
        that a crowd which comes at once does not keep everybody else waiting.
+    6. Who does not take its answers keeps us waiting too, and has as long for them. What is ended is closed `LINGER_S`
+       later at the latest, whatever it has not taken: else its descriptor would stay, and nobody would count it.
 
             reading ──request──► answering ──answered──► idle
                ▲                     │ more came meanwhile │ a byte
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,7 @@ from sse_gateway.logs import log_event
 from sse_gateway.origins import METHODS
 from sse_gateway.problems import problem, raw_problem
 from sse_gateway.reasons import DropReason
+from sse_gateway.stream import RESET
 from sse_gateway.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -67,6 +71,9 @@ KEEPALIVE_S = 3630.0
 
 DROPPED_LOG_S = 1.0
 """At most one line a second and reason about connections that were ended."""
+
+LINGER_S = 1.0
+"""How long a connection that we end may take its last answer."""
 
 _END = b"\r\n\r\n"
 
@@ -156,8 +163,19 @@ class Connections:
 
     def answered(self, connection: Connection) -> None:
         """Its request has its answer, or was a stream's."""
-        if connection not in self._answering:  # it has ended meanwhile
-            return
+        if connection in self._answering:  # else it has ended meanwhile, or is stalled
+            self._settle(connection)
+
+    def stalled(self, connection: Connection) -> None:
+        """It does not take its answers."""
+        self._move(connection, lambda it: self._reading.update({it: self._now()}))
+
+    def resumed(self, connection: Connection) -> None:
+        """It takes them again."""
+        if connection in self._reading:
+            self._settle(connection)
+
+    def _settle(self, connection: Connection) -> None:
         if connection.has_begun:
             self._move(connection, lambda it: self._reading.update({it: self._now()}))
         else:
@@ -168,7 +186,7 @@ class Connections:
         self._move(connection, lambda _: None)
 
     def expire(self, now: float) -> None:
-        """End those whose request takes too long."""
+        """End those whose request, or whose taking of answers, takes too long."""
         while self._reading:
             connection, since = next(iter(self._reading.items()))
             if now - since < REQUEST_S:
@@ -178,7 +196,7 @@ class Connections:
     def drop(self, connection: Connection, reason: DropReason) -> None:
         """End a connection, count it, and tell the log now and then."""
         self.ended(connection)
-        connection.force_close()
+        connection.end()
         self.dropped[reason] += 1
         self._untold[reason] += 1
         now = self._now()
@@ -224,6 +242,23 @@ class Connection(web.RequestHandler):
         self._connections.ended(self)
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """It leaves answers unread."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._connections.stalled(self)
+
+    def resume_writing(self) -> None:
+        """It reads them."""
+        super().resume_writing()
+        self._connections.resumed(self)
+
+    def end(self) -> None:
+        """End it, also if the client does not read: what is left to send would hold the descriptor."""
+        if self.transport is not None:
+            self._loop.call_later(LINGER_S, _reset, self.transport)
+        self.force_close()
+
     def data_received(self, data: bytes) -> None:
         """Read on, when it is our turn; what is too large is refused at once."""
         self._connections.heard(self)
@@ -263,10 +298,10 @@ class Connection(web.RequestHandler):
         except ValueError:
             if self.transport is not None:
                 self.transport.write(raw_problem(400, "the target is no address"))
-            self.force_close()
+            self.end()
         except Exception as error:  # noqa: BLE001 - its text quotes the request
             log_event(_log, logging.ERROR, "request.failed", error=type(error).__name__)
-            self.force_close()
+            self.end()
 
     def handle_error(
         self,
@@ -290,6 +325,14 @@ class Connection(web.RequestHandler):
         response = problem(status, detail, {})
         response.force_close()
         return response
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """End a connection, if it is still there, and have the kernel free what it holds for it."""
+    sock = transport.get_extra_info("socket")
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()
 
 
 class _Server(web.Server):

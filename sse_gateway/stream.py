@@ -35,7 +35,8 @@ MAX_INPUT = 64 * 1024
 LINGER_S = 1.0
 """How long a client may take to read the end of its stream, and then to close."""
 
-_RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+RESET = struct.pack("ii", 1, 0)
+"""For SO_LINGER (struct linger: on, 0 seconds): what is not sent is thrown away."""
 
 
 class Owner(Protocol):
@@ -170,7 +171,7 @@ class Stream:
         """
         if self.fd >= 0 and reason is not CloseReason.CLIENT:
             with _borrowed(self.fd) as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._leave(reason)
         self._close()
 
