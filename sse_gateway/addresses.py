@@ -103,11 +103,9 @@ class TrustedProxies:
 def _from_the_right(forwarded: Sequence[str]) -> Iterator[str]:
     """Hops, the nearest first; empty ones are none."""
     for field in reversed(forwarded):
-        rest = field
-        while rest:
-            rest, _, hop = rest.rpartition(",")
-            if hop := hop.strip(" \t"):
-                yield hop
+        for hop in reversed(field.split(",")):
+            if text := hop.strip(" \t"):
+                yield text
 
 
 def _parse(hop: str) -> Address | None:
