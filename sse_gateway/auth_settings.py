@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, Strict, WithJsonSchema
+from yarl import URL
 
 from sse_gateway.section import Section
 from sse_gateway.values import Duration, Flag, PositiveDuration, Text, mask_secret
@@ -73,7 +74,11 @@ def _check_parameter(name: str) -> str:
 
 
 def _check_url(url: str) -> str:
-    if not _URL.fullmatch(url):
+    try:
+        is_url = _URL.fullmatch(url) is not None and URL(url, encoded=True).host is not None
+    except ValueError:  # a port beyond 65535, brackets around what is no address
+        is_url = False
+    if not is_url:
         raise ValueError("must be an http:// or https:// address, without user, password and fragment")
     return url
 

@@ -144,6 +144,16 @@ def test_types_and_ranges_are_strict(section: str, value: object, kind: str) -> 
         ("auth", {"mode": "jwt", "jwks_url": "http://issuer.example/keys"}, "must begin with https://"),
         ("auth", {"mode": "jwt", "jwks_url": "file:///etc/passwd"}, "must be an http:// or https:// address"),
         ("auth", {"mode": "jwt", "jwks_url": "https://u:p@issuer.example/"}, "without user, password"),
+        (
+            "auth",
+            {"mode": "jwt", "jwks_url": "https://issuer.example:65536/"},
+            "must be an http:// or https:// address",
+        ),
+        (
+            "auth",
+            {"mode": "callback", "callback": {"url": "http://[1.2.3.4]/"}},
+            "must be an http:// or https:// address",
+        ),
         ("auth", {"mode": "jwt", "token_from": {"query": "channel"}}, "none of channel"),
         ("auth", {"mode": "jwt", "token_from": {"query": "a b"}}, "of letters"),
         ("auth", {"mode": "jwt", "token_from": {"cookie": "a=b"}}, "a name as HTTP allows it"),
