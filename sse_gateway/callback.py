@@ -171,10 +171,10 @@ class Callback:
             self._turns.release()
         if answer is None:
             return None
-        lasts_s = self._settings.cache_s
+        lasts_s, size = self._settings.cache_s, 0
         if isinstance(answer, Access):
-            lasts_s = min(lasts_s, answer.identity.expires_at - self._wall())
-        self._known.put(digest, answer, time.monotonic() + lasts_s, MAX_ANSWER_BYTES // 16)
+            lasts_s, size = min(lasts_s, answer.identity.expires_at - self._wall()), answer.grant.charge
+        self._known.put(digest, answer, time.monotonic() + lasts_s, size)
         return answer
 
     async def _try_again(self, passed: list[tuple[str, str]]) -> Access | AccessFailure | None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 1024
 """Names and prefixes in one grant; a longer one is none."""
 
+ENTRY_BYTES = 192
+"""What each of them is charged in memory, besides four bytes for each character: 141 measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -34,6 +37,11 @@ class Grant:
 
     names: frozenset[str]
     prefixes: tuple[str, ...]
+
+    @property
+    def charge(self) -> int:
+        """What it is charged in memory, bytes."""
+        return sum(ENTRY_BYTES + 4 * len(entry) for entries in (self.names, self.prefixes) for entry in entries)
 
     def covers(self, asked: str) -> bool:
         """Whether a name, or a prefix (``name*``) with all it will ever show, may be read."""

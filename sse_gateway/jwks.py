@@ -60,6 +60,7 @@ class PublishedKeys:
 
     Attributes:
         fetches: Fetches by outcome.
+        serial: How often they have changed.
     """
 
     def __init__(self, url: str, algorithms: Collection[str]) -> None:
@@ -70,6 +71,7 @@ class PublishedKeys:
             algorithms: That are listed.
         """
         self.fetches = {"ok": 0, "failed": 0}
+        self.serial = 0
         self._url = url
         self._algorithms = algorithms
         self._keys: dict[str | None, Key] = {}
@@ -138,7 +140,8 @@ class PublishedKeys:
             self.fetches["failed"] += 1
             log_event(_log, logging.WARNING, "jwks.failed", reason=_reason(error), keys=len(self._keys))
         else:
-            if keys.keys() != self._keys.keys():
+            if keys != self._keys:  # also another key by the same id
+                self.serial += 1
                 log_event(_log, logging.INFO, "jwks.changed", keys=len(keys))
             self._keys = keys
             self._is_good = True

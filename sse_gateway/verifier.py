@@ -2,7 +2,8 @@
 
 Rules:
     1. A token is verified once and remembered until it ends: a storm of reconnections is none of cryptography.
-    2. Algorithm before key, key before signature, signature before claims: each step is given what the last has proved.
+    2. What was verified with keys that have changed since is verified anew: a key that its issuer has withdrawn lets nobody in.
+    3. Algorithm before key, key before signature, signature before claims: each step is given what the last has proved.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
 
 
 class Keys(Protocol):
-    """Who has the keys."""
+    """Who has the keys.
+
+    Attributes:
+        serial: Changes whenever they do.
+    """
+
+    serial: int
 
     async def find(self, token: Token) -> Key:
         """The key that a token says it was signed with.
@@ -46,6 +53,7 @@ class OneKey:
     """The one key of a configuration; what a token calls its key makes no difference."""
 
     def __init__(self, key: Key) -> None:
+        self.serial = 0
         self._key = key
 
     async def find(self, token: Token) -> Key:  # noqa: ARG002 - there is no choice
@@ -95,7 +103,7 @@ class Verifier:
             TemporaryError: Nobody knows yet.
         """
         text = only_token(self._found(headers, query))
-        digest = self._known.digest((text,))
+        digest = self._known.digest((text, str(self._keys.serial)))
         known = self._known.get(digest, self._wall())
         if known is not None:
             self.remembered += 1
@@ -106,7 +114,7 @@ class Verifier:
         (await self._keys.find(token)).verify(token)
         access = read_claims(token.payload, self._expected, self._wall())
         self.judged += 1
-        self._known.put(digest, access, access.identity.expires_at, len(text))
+        self._known.put(digest, access, access.identity.expires_at, len(text) + access.grant.charge)
         return access
 
     def _found(self, headers: CIMultiDictProxy[str], query: str) -> list[str]:

@@ -106,6 +106,20 @@ def test_a_key_is_known_from_its_first_token_on(
     assert len(issuer.requests) == 2
 
 
+def test_a_key_that_was_withdrawn_lets_nobody_in(
+    valkey: Valkey, gateways: Gateways, connect: Connect, issuer: Issuer
+) -> None:
+    """Nor one that was replaced by another under its id; what was verified with it and remembered makes no difference."""
+    issuer.answer = json_answer(key_set(one=RSA_KEY, two=RSA_KEY))
+    gateway = published(valkey, gateways, issuer)
+    gateway.wait_ready()
+    one, two = (token("a", key=RSA_KEY, algorithm="RS256", kid=kid) for kid in ("one", "two"))
+    assert [status(connect, gateway, text) for text in (one, two, one)] == [200, 200, 200]
+    issuer.answer = json_answer(key_set(two=OTHER_RSA_KEY, e=EC_KEY))
+    assert status(connect, gateway, token("a", key=EC_KEY, algorithm="ES256", kid="e")) == 200
+    assert [status(connect, gateway, text) for text in (one, two)] == [401, 401]
+
+
 def test_a_new_key_is_found_and_the_last_good_ones_stay(
     valkey: Valkey, gateways: Gateways, connect: Connect, issuer: Issuer
 ) -> None:

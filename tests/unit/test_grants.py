@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sse_gateway.channels import RuleTable
-from sse_gateway.grants import MAX_ENTRIES, NOTHING, read_grant
+from sse_gateway.grants import ENTRY_BYTES, MAX_ENTRIES, NOTHING, read_grant
 from tests.support.core import rule
 
 
@@ -79,3 +79,9 @@ def test_nothing_covers_nothing() -> None:
     """Not even everything's prefix."""
     assert not NOTHING.covers("a")
     assert not NOTHING.covers("*")
+
+
+def test_a_grant_is_charged_for_each_of_its_entries() -> None:
+    """So that a memory of grants is bounded by what they take (I5)."""
+    assert NOTHING.charge == 0
+    assert read_grant(["ab", "a*"]).charge == 2 * ENTRY_BYTES + 4 * 3
