@@ -57,6 +57,7 @@ class Link(asyncio.Protocol):
         heard_at: When the last bytes came, seconds of the loop's clock.
         marked_at: When our last marker came.
         credentials: User and password, bytes.
+        database: Where the keys of commands are.
         paused_s: Seconds in which we have not read.
     """
 
@@ -68,6 +69,7 @@ class Link(asyncio.Protocol):
         self.why = ""
         self.heard_at = self.marked_at = time.monotonic()
         self.credentials: tuple[bytes, bytes] = (b"", b"")
+        self.database = 0
         self._listener = listener
         self._control = control
         self._token = token

@@ -48,6 +48,7 @@ class Place:
         user: Its name; empty for the default user.
         password: Empty for none.
         tls: The URL's options for it; None for none.
+        database: Where keys are; messages are in none.
     """
 
     address: Address
@@ -55,6 +56,7 @@ class Place:
     user: str = ""
     password: str = field(default="", repr=False)
     tls: dict[str, str] | None = None
+    database: int = 0
 
     def at(self, address: Address) -> Place:
         """The same with another address."""
@@ -91,6 +93,7 @@ def place_of(url: str) -> Place:
         unquote(parts.username or "") or options.get("username", ""),
         unquote(parts.password or "") or options.get("password", ""),
         options if parts.scheme == "rediss" else None,
+        0 if parts.scheme == "unix" else int(parts.path.strip("/") or 0),
     )
 
 
@@ -120,7 +123,7 @@ async def connect(place: Place, make: Callable[[], Link]) -> Link:
     """Open a connection.
 
     Args:
-        place: Where to, and the link's credentials.
+        place: Where to, and the link's credentials and database.
         make: Makes the link.
 
     Raises:
@@ -138,6 +141,7 @@ async def connect(place: Place, make: Callable[[], Link]) -> Link:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS)
     link.credentials = (place.user.encode(), place.password.encode())
+    link.database = place.database
     return link
 
 

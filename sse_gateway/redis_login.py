@@ -1,4 +1,4 @@
-"""The first command on every connection to Redis: who we are, and that we speak RESP3."""
+"""The first commands on every connection to Redis: who we are, that we speak RESP3, and where our keys are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 async def log_in(link: Link) -> dict[bytes, object]:
-    """Log in with the credentials of the URL.
+    """Log in with the credentials of the URL, and choose its database.
 
     Returns:
         What the server says of itself.
@@ -29,4 +29,6 @@ async def log_in(link: Link) -> dict[bytes, object]:
         hello = None  # and not quoted: Redis 5 repeats the command, password and all
     if not isinstance(hello, dict):
         raise SourceError("the server does not speak RESP3: Redis 6 or later, or Valkey, is needed")
+    if link.database and hello.get(b"mode") not in {b"cluster", b"sentinel"}:  # those are told apart by others
+        await link.call(b"SELECT", b"%d" % link.database)
     return hello

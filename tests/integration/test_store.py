@@ -106,6 +106,18 @@ async def test_what_was_written_is_read(own_server: Valkey) -> None:
         assert [event.frame for event in held] == [event.frame for event in window.after(-1, 3000)]
 
 
+async def test_it_is_in_the_database_that_the_url_names(own_server: Valkey) -> None:
+    """And nowhere else; a database that there is not is told."""
+    async with store(f"{own_server.url}/3") as target:
+        assert await target.take_lease(EPOCH)
+    assert own_server.link.call("EXISTS", KEYS.lease) == 0
+    own_server.link.call("SELECT", 3)
+    assert own_server.link.call("EXISTS", KEYS.lease) == 1
+    with pytest.raises(SourceError, match="out of range"):
+        async with store(f"{own_server.url}/9999"):
+            pass
+
+
 async def test_the_lease_is_one_nodes(own_server: Valkey) -> None:
     """Until it expires, is given back, or a younger epoch has begun elsewhere."""
     async with store(own_server.url) as first, store(own_server.url, "n0de00000002") as second:

@@ -11,7 +11,8 @@ from sse_gateway.place import Address, Place, Watch, place_of, watch_of
     ("url", "place"),
     [
         ("redis://cache", Place(Address("cache", 6379))),
-        ("redis://127.0.0.1:7000/3", Place(Address("127.0.0.1", 7000))),
+        ("redis://127.0.0.1:7000/3", Place(Address("127.0.0.1", 7000), database=3)),
+        ("redis://cache/", Place(Address("cache", 6379))),
         ("redis://user:p%40ss@cache", Place(Address("cache", 6379), "", "user", "p@ss")),
         ("redis://:secret@cache", Place(Address("cache", 6379), "", "", "secret")),
         ("redis://cache?username=u&password=p%26", Place(Address("cache", 6379), "", "u", "p&")),
@@ -25,7 +26,7 @@ from sse_gateway.place import Address, Place, Watch, place_of, watch_of
     ],
 )
 def test_a_url_says_where_and_who(url: str, place: Place) -> None:
-    """Host, port or path, the data server's credentials, and what TLS needs."""
+    """Host, port or path, the data server's credentials, what TLS needs, and where keys are."""
     assert place_of(url) == place
 
 
