@@ -179,6 +179,7 @@ def token(channels: str, ttl: str, subject: str | None, file: Path | None) -> No
 
     auth = (load_environment(os.environ) if file is None else load_settings(file, os.environ)).auth
     lifetime_s = _duration("--ttl", ttl, auth.longest_life_s)
+    _check_claim("--subject", subject)
     names = channels.split(",")
     try:
         read_grant(names)
@@ -206,7 +207,17 @@ def revoke(file: Path, subject: str | None, token_id: str | None, lasts: str | N
 
     if not subject and not token_id:
         raise click.UsageError("name a --subject, or a --token by its id")
+    _check_claim("--subject", subject)
+    _check_claim("--token", token_id)
+    if token_id and token_id.startswith("eyJ") and token_id.count(".") == 2:
+        raise click.UsageError("--token: is a token itself: give its id, the claim jti")
     settings = load_settings(file, os.environ)
+    if settings.auth.mode == "none":
+        raise click.UsageError("auth.mode is none: there are no tokens, and whoever reaches the gateway may read")
+    if settings.auth.mode == "callback" and token_id:
+        raise click.UsageError(
+            "--token: with auth.mode callback tokens have no id that the gateway knows: use --subject"
+        )
     longest_s = settings.auth.longest_life_s
     hold_s = longest_s if lasts is None else _duration("--for", lasts, longest_s)
     now = _now()
@@ -229,6 +240,18 @@ def _duration(option: str, text: str, most_s: float) -> float:
     if seconds > most_s:
         raise click.UsageError(f"{option} must be at most {format_duration(most_s)} (auth.max_lifetime)")
     return seconds
+
+
+def _check_claim(option: str, text: str | None) -> None:
+    """Refuse what no token that is accepted can say.
+
+    Raises:
+        click.UsageError: It is too long, or bytes that are not UTF-8.
+    """
+    from sse_gateway.tokens import MAX_TEXT
+
+    if text and (len(text) > MAX_TEXT or any("\ud800" <= letter <= "\udfff" for letter in text)):
+        raise click.UsageError(f"{option} must be UTF-8 of at most {MAX_TEXT} characters: no token has another")
 
 
 def _now() -> float:

@@ -299,6 +299,7 @@ def test_token_takes_its_secret_from_the_environment(
     [
         (("--channels", ""), 64, "a channel is 1 to 256 bytes"),
         (("--channels", "a,,b"), 64, "a channel is 1 to 256 bytes"),
+        (("--channels", "a", "--subject", "\udcff"), 64, "--subject must be UTF-8"),
         (("--channels", "a", "--ttl", "1"), 64, "needs a unit"),
         (("--channels", "a", "--ttl", "0s"), 64, "more than 0s"),
         (("--channels", "a", "--ttl", "2d"), 64, "at most 1d (auth.max_lifetime)"),
@@ -346,6 +347,10 @@ def test_revoke_says_how_many_were_told(by_secret: Path, valkey: Valkey, capsys:
     [
         ((), "name a --subject, or a --token by its id"),
         (("--subject", ""), "name a --subject"),
+        (("--subject", "a" * 257), "--subject must be UTF-8 of at most 256 characters"),
+        (("--subject", "\udcff"), "--subject must be UTF-8"),
+        (("--token", "\udcff"), "--token must be UTF-8"),
+        (("--token", "eyJhbGciOiJIUzI1NiJ9.e30.x"), "is a token itself: give its id"),
         (("--subject", "a", "--for", "2d"), "at most 1d (auth.max_lifetime)"),
         (("--subject", "a", "--for", "x"), "must be a duration"),
     ],
@@ -355,6 +360,23 @@ def test_revoke_refuses_what_would_not_hold(
 ) -> None:
     """Wrong use is 64."""
     assert code_of("revoke", "--config", str(by_secret), *words) == 64
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("auth", "words", "said"),
+    [
+        ("{mode: none}", ("--subject", "a"), "there are no tokens"),
+        ("{mode: callback, callback: {url: 'http://a/'}}", ("--subject", "a", "--token", "t"), "use --subject"),
+    ],
+)
+def test_revoke_refuses_what_its_mode_does_not_know(
+    auth: str, words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would say that something was revoked, and nothing would be."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"auth: {auth}\n")
+    assert code_of("revoke", "--config", str(file), *words) == 64
     assert said in capsys.readouterr().err
 
 
