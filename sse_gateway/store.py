@@ -136,10 +136,9 @@ class Store:
         cursor: object = b"0"
         while True:
             reply = await self._call(b"HSCAN", self._keys.channels(epoch), _bytes(cursor) or b"0", b"COUNT", _PAGE)
-            if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], list):
-                raise StoreError("an answer to HSCAN of another form")
-            cursor, fields = reply
-            yield dict(zip(fields[::2], fields[1::2], strict=True))
+            cursor, fields = _list(reply, 2)
+            words = [_bytes(word) or b"" for word in _list(fields)]
+            yield dict(zip(words[::2], words[1::2], strict=False))
             if cursor in (b"0", "0"):
                 return
 
@@ -148,8 +147,7 @@ class Store:
         found: list[bytes | None] = []
         for at in range(0, len(blocks), GROUP):
             group = [self._keys.ring(epoch, block) for block in blocks[at : at + GROUP]]
-            reply = await self._call(b"MGET", *group)
-            found += [_bytes(value) for value in reply] if isinstance(reply, list) else []
+            found += map(_bytes, _list(await self._call(b"MGET", *group), len(group)))
         return found
 
     async def windows(
@@ -252,6 +250,17 @@ def _bytes(value: object) -> bytes | None:
     return value if isinstance(value, bytes) else None
 
 
+def _list(reply: object, length: int | None = None) -> list[object]:
+    """Read an answer that has to be a list.
+
+    Raises:
+        StoreError: Another server answers than Redis or Valkey.
+    """
+    if not isinstance(reply, list) or (length is not None and len(reply) != length):
+        raise StoreError("the server's answer has another form than that of Redis or Valkey")
+    return reply
+
+
 def _score(value: object) -> int:
     """Read a score: ours are whole numbers.
 
@@ -267,6 +276,5 @@ def _score(value: object) -> int:
 
 def _pairs(reply: object) -> list[tuple[bytes, int]]:
     """Members and scores: pairs in RESP3."""
-    if not isinstance(reply, list):
-        return []
-    return [(bytes(member), _score(score)) for member, score in reply]
+    pairs = (_list(pair, 2) for pair in _list(reply))
+    return [(_bytes(member) or b"", _score(score)) for member, score in pairs]

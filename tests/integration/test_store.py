@@ -18,6 +18,7 @@ from sse_gateway.stored import Keys
 from tests.support.core import Core, rule
 from tests.support.keyspace import KEYS
 from tests.support.proxy import proxied
+from tests.support.resp3_server import resp3_server
 from tests.unit.test_mirror import mirror_of
 
 if TYPE_CHECKING:
@@ -330,6 +331,29 @@ async def test_a_score_that_is_none_of_ours_is_damage(own_server: Valkey, score:
     async with store(own_server.url) as target:
         with pytest.raises(StoreError, match="whole number"):
             await target.order(EPOCH)
+
+
+async def ask(target: Store, command: str) -> object:
+    """Read what is read with this command."""
+    match command:
+        case "ZREVRANGE":
+            return await target.newest()
+        case "MGET":
+            return await target.ring(EPOCH, [0, 1])
+        case "HSCAN":
+            return await anext(target.rows(EPOCH))
+        case _:
+            return await anext(target.windows(EPOCH, ["a"], 1000))
+
+
+@pytest.mark.parametrize("command", ["ZREVRANGE", "HSCAN", "MGET", "ZRANGE"])
+async def test_a_server_that_answers_in_another_form_is_told_so(command: str) -> None:
+    """Nobody judges whose store it is before it is used: what calls itself Redis may say anything."""
+    async with resp3_server() as server:
+        server.answers[command] = b"*1\r\n*1\r\n$1\r\na\r\n"
+        async with store(server.url) as target:
+            with pytest.raises(StoreError, match="another form"):
+                await ask(target, command)
 
 
 async def test_what_is_larger_than_it_may_be_is_not_read_to_its_end(own_server: Valkey) -> None:
