@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -90,6 +92,7 @@ def configure_logging(
     logging.captureWarnings(capture=True)
     # Lines per request, with query strings: ours are written by the stream, at its end.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(_is_no_request)
     return LogHandle(lines, handler, before)
 
 
@@ -227,6 +230,11 @@ class _Handler(logging.Handler):
             self.lines.put(self.encode(_facts(record)))
         except Exception:  # noqa: BLE001 - any `__str__` may run here; I4 over one log line
             self.lines.drop()
+
+
+def _is_no_request(record: logging.LogRecord) -> bool:
+    """Leave out what a library says of a request that it could not parse: it quotes it, with whatever token is in there."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _facts(record: logging.LogRecord) -> _Facts:

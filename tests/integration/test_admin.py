@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,6 +134,21 @@ def test_the_token_opens_the_admin_listener(guarded: GatewayProcess, scheme: str
 def test_health_asks_for_no_token(guarded: GatewayProcess) -> None:
     """Whoever checks it has none."""
     assert [guarded.admin_status(path) for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "line", [f"Authorization: Bearer {TOKEN}\x01", f"Authorization : Bearer {TOKEN}", f"{TOKEN}\xff: x"]
+)
+def test_a_request_that_cannot_be_read_is_not_quoted_in_the_log(gateways: Gateways, valkey: Valkey, line: str) -> None:
+    """It may hold the token."""
+    gateway = gateways.start(configuration(valkey.url, admin={"token": TOKEN}))
+    admin = gateway.config["admin"]
+    with socket.create_connection((admin["host"], admin["port"]), 5) as connection:
+        connection.sendall(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode("latin-1"))
+        assert connection.recv(12) == b"HTTP/1.0 400"
+    gateway.stop()
+    assert TOKEN not in str(gateway.logs)
+    assert not [record for record in gateway.logs if record["level"] == "error"]
 
 
 def test_a_reload_changes_the_token(gateways: Gateways, valkey: Valkey) -> None:
