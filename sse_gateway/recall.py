@@ -35,6 +35,7 @@ class Recall:
         self._decide = decide
         self._is_open = has_store
         self._is_loading = False
+        self._is_late = False  # this look began on another link
         self._has_store = has_store
         self._found: Recollection | None = None
 
@@ -52,15 +53,19 @@ class Recall:
 
     def found(self, recollection: Recollection | None) -> None:
         """What was stored; None if nothing, or nothing of use."""
-        self._is_open = self._is_loading = False
-        self._found = None if self._hub.log.epochs else recollection
+        is_late, self._is_late = self._is_late, False
+        self._is_loading = False
+        if not is_late:
+            self._is_open = False
+            self._found = None if self._hub.log.epochs else recollection
 
     def drop(self) -> None:
         """The log has come from elsewhere: what was found is of no use, and as large as the windows."""
         self._found = None
 
     def reset(self) -> None:
-        """A new link: what is stored may be another by now."""
+        """A new link: what is stored may be another by now, also while we read it."""
+        self._is_late = self._is_loading
         self._is_open = self._has_store
         self._found = None
 

@@ -33,6 +33,26 @@ def test_a_node_without_a_log_looks_once() -> None:
     assert decisions == [Load(), Load()]
 
 
+def test_a_look_that_began_on_another_link_does_not_count() -> None:
+    """Others may have had a log meanwhile, and stored it."""
+    old, store = Core(rule()), Keyspace()
+    write(mirror_of(old), old, store)
+    core = Core(rule(), is_begun=False)
+    recall, decisions = recall_of(core)
+    recall.look()
+    recall.reset()
+    assert not recall.look()
+    recall.found(store.load(0.0))
+    recall.use(0.0)
+    assert not core.hub.log.epochs
+    assert not recall.look()
+    assert decisions == [Load(), Load()]
+    recall.found(store.load(0.0))
+    assert recall.look()
+    recall.use(0.0)
+    assert core.hub.log.knows("epoch0000001")
+
+
 def test_who_has_a_log_or_no_store_need_not_look() -> None:
     """There is nothing to wait for."""
     for recall, decisions in (recall_of(Core(rule())), recall_of(Core(rule(), is_begun=False), has_store=False)):
