@@ -3,7 +3,7 @@
     GatewayError
     ├── ConfigError      the operator   every problem at once, exit 78
     ├── RequestError     the client     answered with its status
-    ├── AccessError      the client     what it showed is not accepted: 401
+    ├── AccessError      the client     what it showed is not accepted, or does not suffice: 400, 401 or 403
     ├── TemporaryError   nobody         the answer is not to be had now; the client comes back
     ├── MessageError     the publisher  counted and skipped
     └── SourceError      Redis          back-off, reconnect, new epoch
