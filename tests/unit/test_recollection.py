@@ -321,3 +321,19 @@ def test_bounds_of_the_node_that_starts_apply() -> None:
     store = stored(core)
     heir = cold(Core(replace(core.rules.rules[0], window=replace(core.rules.rules[0].window, max_events=1))), store)
     assert heir.connect("channel=a", start).told() == ["window:2", "d3", "source:None"]
+
+
+def test_a_loss_of_nobody_lies_where_nothing_else_does() -> None:
+    """Where a channel has an event, no forgotten one can have lost one: the loss of those is told before it."""
+    core = Core(rule())
+    core.publish("c", "d1")
+    start = core.cursor
+    core.publish("a", "d2")
+    core.publish("b", "d3")
+    core.publish("c", "d4")
+    store = stored(core)
+    put_row(store, "c", Row(0, 3, is_own=False, newest=4))
+    heir = cold(core, store)
+    assert [timeline.abandoned for timeline in heir.hub.history.timelines] == [{1}]
+    assert heir.connect("channel=c", start).told() == ["window:None", "d4", "source:None"]
+    assert heir.connect("channel=*", start).told() == ["d2", "d3", "d4", "source:None"]
