@@ -39,8 +39,12 @@ class Backlog:
     def after(self, position: int) -> Iterator[Event]:
         """Walk the events after a position that are held and not given up; the windows must not change meanwhile."""
         after = max(position, self.given_up)
-        entries = merge(*(timeline.after(after) for timeline in self._history.timelines), key=_BY_POSITION)
-        return (entry for entry in entries if isinstance(entry, Event))
+        walks = [
+            timeline.after(max(after, oldest.position - 1))  # in front of it there may be very many marks
+            for timeline in self._history.timelines
+            if (oldest := timeline.oldest()) is not None
+        ]
+        return (entry for entry in merge(*walks, key=_BY_POSITION) if isinstance(entry, Event))
 
     def lag_s(self, position: int, now: float) -> float:
         """Age of the oldest of them, 0 if there is none."""

@@ -1,7 +1,18 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sse_gateway.backlog import Backlog
+from sse_gateway.timeline import Timeline
 from tests.support.core import Core, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+    from sse_gateway.timeline import Mark
+    from sse_gateway.window import Event
 
 
 def core_of(*waits_s: float) -> Core:
@@ -57,3 +68,26 @@ def test_who_catches_up_gives_up_nothing() -> None:
         core.tick(2)
     assert backlog.give_up(4, core.now) == []
     assert backlog.given_up == -1
+
+
+def test_losses_in_front_of_all_events_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever begins anew may have very many of them, and looks with each batch."""
+    core = Core(rule("a*", events=1), rule("b*"))
+    for number in range(50):
+        core.publish(f"a{number}", "lost")
+    for number in range(50):
+        core.hub.history._evict(core.hub.history.windows[f"a{number}"])
+    core.publish("a", "held")
+    backlog = Backlog(core.hub.history, 2.0)
+    assert [event.position for event in backlog.after(-1)] == [51]  # and so the timelines know where events begin
+    walked: list[int] = []
+    after = Timeline.after
+
+    def counted(timeline: Timeline, position: int) -> Iterator[Event | Mark]:
+        for entry in after(timeline, position):
+            walked.append(entry.position)
+            yield entry
+
+    monkeypatch.setattr(Timeline, "after", counted)
+    assert [event.position for event in backlog.after(-1)] == [51]
+    assert set(walked) == {51}
