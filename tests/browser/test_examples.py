@@ -93,7 +93,7 @@ def serving(directory: Path, port: int, gateway_port: int, redis_url: str) -> It
     shutil.copytree(EXAMPLES, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for page in copy.glob("*.html"):
         text = page.read_text()
-        assert text.count(GATEWAY) == 1, page
+        assert text.count(GATEWAY) == (page.name != "login.html"), page  # that one is served beside its gateway
         page.write_text(text.replace(GATEWAY, GATEWAY.replace("8080", str(gateway_port))))
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(copy), "--port", str(port), "app:app"]
     with (directory / "app.log").open("w") as log:
