@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 STORING = "gateway (storing)"
 STORED = {"persistence": {"mode": "redis"}}
-CHANGES = STORED | {"log": {"level": "info", "format": "json"}}
+CHANGES = {"persistence": {"mode": "redis", "max_lag": "60s"}, "log": {"level": "info", "format": "json"}}
+"""The windows are filled faster than anybody publishes; nothing of it is to be skipped."""
 
 STORE_S = 120.0
 """Within this everything must be stored."""
