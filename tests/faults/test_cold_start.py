@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import SERVER
 from tests.support import cluster_load
-from tests.support.cluster_gateways import START_S, await_node, epochs, node, start_nodes
+from tests.support.cluster_gateways import START_S, STORED, await_node, epochs, node, start_nodes, wait_stored
 from tests.support.cluster_load import Client, loaded
 from tests.support.gateway_process import configuration, poll, rule
 from tests.support.streams import follow
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tests.support.gateway_process import Config, GatewayProcess, Gateways
     from tests.support.valkey import Valkey
 
-STORED = "sse_gateway_persistence_events_total"
-EVENTS = "sse_gateway_events_total"
 WRITER = "sse_gateway_persistence_writer"
 STORING: Config = {"mode": "redis"}
 
@@ -44,11 +42,6 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 def config_for(server: Valkey, **sections: Any) -> Config:
     """Build a configuration that stores the log."""
     return configuration(server.url, rule("sse:*"), **{"persistence": STORING} | sections)
-
-
-def wait_stored(gateway: GatewayProcess) -> None:
-    """Wait until all events are stored that it has seen since it was started."""
-    poll(lambda: gateway.metric(STORED) == gateway.metric(EVENTS), timeout_s=15, what="events that are stored")
 
 
 def seen_and_stored(server: Valkey, gateway: GatewayProcess, connect: Connect, channel: str) -> str:

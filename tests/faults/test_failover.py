@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import SERVER
-from tests.support.cluster_gateways import epochs, node, start_nodes
+from tests.support.cluster_gateways import epochs, node, start_nodes, wait_stored
 from tests.support.cluster_load import Client, Load, loaded
 from tests.support.gateway_process import poll
 from tests.support.sentinels import SentinelSet, sentinel_set
@@ -169,6 +169,34 @@ def test_sentinels_that_are_away_are_no_reason_to_leave(
     nodes[0].wait_log("sentinels.named", count=named + 1, timeout_s=10)
     nodes[0].wait_metric("sse_gateway_sentinels", 3)
     assert nodes[0].metric("sse_gateway_source_losses_total") == losses
+
+
+def test_the_store_goes_on_at_the_new_primary(servers: SentinelSet, gateways: Gateways, connect: Connect) -> None:
+    """What was stored before the failover and after it is there when all nodes die later."""
+    (storing,) = start_nodes(gateways, node(servers, cluster={"name": "stores"}, persistence={"mode": "redis"}))
+    stream = connect(storing, "/events/a:stored")
+    stream.wait_open()
+    servers.primary.publish("sse:a:stored", "before")
+    stream.wait_data("before")
+    wait_stored(storing)
+    count = synced(storing)
+    servers.fail("kill")
+    wait_synced([storing], [count])
+    servers.primary.publish("sse:a:stored", "first")
+    stream.wait_data("first")
+    cursor = stream.events[-1].id
+    servers.primary.publish("sse:a:stored", "second")
+    wait_stored(storing)
+    storing.kill()
+    servers.primary.publish("sse:a:stored", "lost")
+    storing.start()
+    servers.primary.publish("sse:a:stored", "live")
+
+    late = connect(storing, "/events/a:stored", headers={"Last-Event-ID": cursor})
+    late.wait_data("live")
+    told = [block.json()["reason"] if block.own else block.data for block in late.blocks[1:]]
+    assert told == ["second", "source", "live"]
+    servers.mend()
 
 
 def test_a_node_deaf_to_the_sentinels_is_found_out(

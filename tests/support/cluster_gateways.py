@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 START_S = 40.0
 """Several processes load at the same time, on a busy machine."""
 
+STORED = "sse_gateway_persistence_events_total"
+EVENTS = "sse_gateway_events_total"
+
 WIDE: Config = {"max_events": 100_000, "max_age": "5m", "max_bytes": "64MiB"}
 """A window that loses nothing in a test."""
 
@@ -125,3 +128,8 @@ def epochs(nodes: Sequence[GatewayProcess]) -> set[str]:
         for record in gateway.records("log.synced"):
             newest[number, record.get("worker")] = record["epoch"]
     return set(newest.values())
+
+
+def wait_stored(gateway: GatewayProcess) -> None:
+    """Wait until all events are stored that it has seen since it was started."""
+    poll(lambda: gateway.metric(STORED) == gateway.metric(EVENTS), timeout_s=15, what="events that are stored")
