@@ -95,6 +95,7 @@ async def _work(wire: Wire, start: Start) -> int:
         return EXIT_INTERNAL
     finally:
         logs.close(_LOG_FLUSH_S)
+        logging.getLogger().addHandler(logging.NullHandler())  # for requests that end after it, with the loop
     return EXIT_OK
 
 
