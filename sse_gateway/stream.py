@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sse_gateway.grants import Identity
     from sse_gateway.hub import Hub
     from sse_gateway.reader import Reader
+    from sse_gateway.readiness import Readiness
 
 MAX_INPUT = 64 * 1024
 """Bytes a client may send on a stream, where it has nothing to say; beyond it is dropped."""
@@ -44,6 +45,7 @@ class Owner(Protocol):
 
     hub: Hub
     loop: asyncio.AbstractEventLoop
+    readiness: Readiness
 
     def now(self) -> float:
         """The clock, seconds."""
@@ -152,13 +154,13 @@ class Stream:
     def watch(self) -> None:
         """Begin to notice when the client leaves."""
         if self.fd >= 0:
-            self._owner.loop.add_reader(self.fd, self._on_readable)
+            self._owner.readiness.watch(self, writes=self._waits)
 
     def wait_writable(self) -> None:
         """Go on when the socket takes bytes again. Idempotent."""
         if not self._waits and self.fd >= 0:
             self._waits = True
-            self._owner.loop.add_writer(self.fd, self._on_writable)
+            self._owner.readiness.watch(self, writes=True)
 
     def replayed(self, size: int) -> None:
         """Events that were have been handed over; counted against the budget of whoever asked."""
@@ -195,9 +197,7 @@ class Stream:
         if self.fd < 0:
             return
         fd, self.fd = self.fd, -1
-        self._owner.loop.remove_reader(fd)
-        if self._waits:
-            self._owner.loop.remove_writer(fd)
+        self._owner.readiness.forget(fd)
         if self._timer is not None:
             self._timer.cancel()
         os.close(fd)
@@ -230,9 +230,10 @@ class Stream:
     def _stop_waiting(self) -> None:
         if self._waits:
             self._waits = False
-            self._owner.loop.remove_writer(self.fd)
+            self._owner.readiness.watch(self, writes=False)
 
-    def _on_writable(self) -> None:
+    def writable(self) -> None:
+        """Go on writing."""
         if self.reason is not None:
             self._write_rest()
             return
@@ -243,7 +244,8 @@ class Stream:
                 self._owner.hub.schedule(self.reader)
                 self._owner.kick()
 
-    def _on_readable(self) -> None:
+    def readable(self) -> None:
+        """Notice that the client leaves; what it sends is thrown away."""
         try:
             data = os.read(self.fd, MAX_INPUT)
         except BlockingIOError:

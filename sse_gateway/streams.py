@@ -29,6 +29,7 @@ from sse_gateway.deadlines import Deadlines
 from sse_gateway.errors import ConfigError
 from sse_gateway.logs import log_event
 from sse_gateway.reader import Framing, Reader
+from sse_gateway.readiness import Readiness
 from sse_gateway.reasons import CloseReason, Refusal
 from sse_gateway.stream import LINGER_S, Stream, take_socket
 
@@ -68,6 +69,7 @@ class Streams:
     Attributes:
         hub: The core.
         loop: The loop they live on.
+        readiness: Watches their sockets.
         limit: Streams at most: of the node's, this process's share.
         open_streams: Those that have not ended.
         is_draining: The end has begun.
@@ -100,6 +102,7 @@ class Streams:
         """
         self.hub = hub
         self.loop = asyncio.get_running_loop()
+        self.readiness = Readiness(self.loop)
         self.limit = limit
         self.open_streams: dict[Stream, None] = {}
         self.is_draining = False

@@ -90,6 +90,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "place",
             "primary",
             "quantities",
+            "readiness",
             "redis_login",
             "redis_url",
             "rejections",
