@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from sse_gateway.reader import Framing, Phase, Reader
 from sse_gateway.reasons import CloseReason
-from sse_gateway.subscription import parse_subscription
+from sse_gateway.subscription import Subscription, parse_subscription
 from tests.support.cluster_witness import Stream
 from tests.support.unframer import _block
 from tests.support.world import ensure
@@ -193,6 +193,7 @@ class Person:
         run: The simulation.
         witness: The oracle behind it.
         client: The open stream, or None.
+        clients: All streams so far.
         is_home: Stays for good where it is.
     """
 
@@ -209,11 +210,14 @@ class Person:
         self.run = run
         self.witness = witness
         self.client: Client | None = None
+        self.clients: list[Client] = []
         self.is_home = False
         self.fds = 0
         self._number = number
         self._stays = stays
         self._slow = slow
+        self._query = "&".join(f"channel={quote(name)}" for name in witness.names)
+        self._subscriptions: dict[tuple[str, str], Subscription] = {}
 
     def __str__(self) -> str:
         return f"person {self._number}"
@@ -230,14 +234,13 @@ class Person:
 
     def _open(self, node: Node) -> None:
         rng, witness = self.run.rng, self.witness
-        replay = rng.choice(["", "", "", "&replay=0", "&replay=2", "&replay=all"])
-        query = "&".join(f"channel={quote(name)}" for name in witness.names) + replay
-        subscription = parse_subscription(None, query, witness.last_id, node.kit.table, 64)
+        subscription = self._ask(node, rng.choice(["", "", "", "&replay=0", "&replay=2", "&replay=all"]))
         follow, chunked = subscription.follow, rng.random() < 0.7
         room = rng.choice([0, 30, 400, 2000]) if self._slow else None
         self.fds += 1
         fd = self._number * 100_000 + self.fds
         self.client = client = Client(self, node, fd, chunked=chunked, room=room)
+        self.clients.append(client)
         client.reader = Reader(client, follow, Framing(chunked=chunked, wrapped=False), 3000)
         node.clients[fd] = client
         rules = [rule for _, rule in follow.exact] + [rule for _, rules in follow.prefixes for rule in rules]
@@ -254,6 +257,14 @@ class Person:
             self.run.after(rng.uniform(0.02, 0.3), self._relieve, client)
         if not self.is_home:
             self.run.after(rng.choice(self._stays) * rng.uniform(0.5, 1.5), self._move, client)
+
+    def _ask(self, node: Node, replay: str) -> Subscription:
+        """What a node makes of a request, which it reads only once: no node changes its rules."""
+        known = self._subscriptions.get((node.name, replay))
+        if known is None:
+            known = parse_subscription(None, self._query + replay, None, node.kit.table, 64)
+            self._subscriptions[node.name, replay] = known
+        return Subscription(known.follow, self.witness.last_id, known.replay, known.wrap)
 
     def disconnected(self) -> None:
         """The stream is gone: come back, at once or later."""

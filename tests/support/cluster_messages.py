@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sse_gateway.channels import QueueBounds, Rule, RuleTable, WindowBounds
@@ -146,14 +147,19 @@ class Setup:
 
     def patterns(self, channel: bytes) -> tuple[bytes, ...]:
         """Under which a message comes, in the server's order of today."""
-        found = [pattern.encode() for pattern, _ in ROWS if channel.startswith(pattern[:-1].encode())]
-        found += [OTHER.encode()] if channel.startswith(b"zz") else []
+        found = _patterns(channel)
         return tuple(self._rng.sample(found, len(found)))
 
 
 def bounds_of(rule: Rule) -> Bounds:
     """A window's bounds, as the oracle keeps them."""
     return Bounds(rule.window.max_events, rule.window.max_age_s, rule.window.max_bytes)
+
+
+@lru_cache
+def _patterns(channel: bytes) -> tuple[bytes, ...]:
+    found = [pattern.encode() for pattern, _ in ROWS if channel.startswith(pattern[:-1].encode())]
+    return (*found, OTHER.encode()) if channel.startswith(b"zz") else tuple(found)
 
 
 def _lines(data: str) -> str:

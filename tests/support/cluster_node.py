@@ -32,6 +32,7 @@ LIVENESS_S = 5.0
 """Without a byte for so long, a link is given up."""
 
 _DIGITS = string.digits + string.ascii_lowercase
+_BATCHES = (1, 2, 5, 50)
 
 
 class Node:
@@ -165,20 +166,21 @@ class Node:
         if wait > 0:
             self._read_later(wait)
             return
-        for _ in range(self.run.rng.choice([1, 2, 5, 50])):
-            if not connection.items:
+        items, now = connection.items, self.run.now
+        for _ in range(self.run.rng.choice(_BATCHES)):
+            if not items:
                 break
-            item = connection.items[0]
-            if isinstance(item, Entry | Reply) and item.at + connection.delay_s > self.run.now:
-                self._read_later(item.at + connection.delay_s - self.run.now)
+            item = items[0]
+            if not isinstance(item, Sign) and item.at + connection.delay_s > now:
+                self._read_later(item.at + connection.delay_s - now)
                 break
-            connection.items.popleft()
-            self._heard_at = self.run.now
+            items.popleft()
+            self._heard_at = now
             self._take(item)
             if self.connection is not connection:
                 break
         self._settle()
-        if self.connection is connection and connection.items and not self._is_reading:
+        if self.connection is connection and items and not self._is_reading:
             self._read_later(self.run.latency())
 
     def _read_later(self, wait: float) -> None:
@@ -186,16 +188,17 @@ class Node:
         self.run.after(wait, self._read)
 
     def _take(self, item: Item) -> None:
-        if item is Sign.END:
+        if isinstance(item, Entry):
+            if self._is_up:
+                self._take_entry(item)
+        elif isinstance(item, Reply):
+            self.replica.published(item.publish, item.receivers, self.now)
+        elif item is Sign.END:
             self._lose_link()
-        elif item is Sign.MARKER:
+        else:
             self._is_up = True
             if self.parts.tells_link or not self.replica.is_synced:
                 self.replica.connected(self.now)
-        elif isinstance(item, Reply):
-            self.replica.published(item.publish, item.receivers, self.now)
-        elif self._is_up:
-            self._take_entry(item)
         self._decide()
 
     def _take_entry(self, entry: Entry) -> None:
@@ -203,9 +206,10 @@ class Node:
             self._note_claim(entry)
             self.replica.entry(entry.payload, self.now)
             return
+        time, known = self.run.now, self.kit.patterns
         for pattern in entry.patterns:
-            if pattern in self.kit.patterns:
-                self.replica.message(pattern, entry.channel, entry.payload, self.now, 1.7e9 + self.run.now)
+            if pattern in known:
+                self.replica.message(pattern, entry.channel, entry.payload, time + self._clock, 1.7e9 + time)
 
     def _lose_link(self) -> None:
         """The link is gone, and we know it."""
@@ -222,6 +226,8 @@ class Node:
 
     def _note_claim(self, entry: Entry) -> None:
         """Remember whose claims we have to object to."""
+        if b" CLAIM " not in entry.payload:
+            return
         words = entry.payload.split(b" ")
         if len(words) > 5 and words[1] == b"CLAIM" and self.replica.is_synced:
             self.claims[words[5].decode()] = self.run.now
@@ -290,28 +296,32 @@ class Node:
     def _tick(self) -> None:
         if self.is_dead:
             return
-        wait = self.stopped_until - self.run.now
-        self.run.after(TICK_S if wait <= 0 else min(wait, TICK_S), self._tick)  # it may be let go on earlier
+        run, replica = self.run, self.replica
+        wait = self.stopped_until - run.now
+        run.after(TICK_S if wait <= 0 else min(wait, TICK_S), self._tick)  # it may be let go on earlier
         if wait > 0:
             self.late_at = self.stopped_until
             return
         connection = self.connection
         if connection is not None and (connection.is_deaf or connection.items):
-            silent = self.run.now - self._heard_at
+            silent = run.now - self._heard_at
             if silent > LIVENESS_S:
-                self.run.redis.forget(connection) if self.run.rng.random() < 0.5 else self._drop_link(noticed=False)
+                run.redis.forget(connection) if run.rng.random() < 0.5 else self._drop_link(noticed=False)
                 self._lose_link()
-        self.replica.tick(self.now)
-        self._decide()
+        replica.tick(run.now + self._clock)
+        if replica.decisions:
+            self._decide()
         self._ticks += 1
         if self._ticks % HUB_TICKS == 0:
-            self.hub.tick(self.now, live=self.replica.is_synced)
+            self.hub.tick(self.now, live=replica.is_synced)
         self._settle()
 
     def _settle(self) -> None:
         """End a turn of the loop: everything due goes out."""
-        self.hub.flush(self.now)
-        self.pump()
+        hub = self.hub
+        hub.flush(self.run.now + self._clock)
+        if hub.is_busy:
+            self.pump()
 
     def pump(self) -> None:
         """Have the hub do its work."""

@@ -6,8 +6,10 @@ schedule to its end and raises what broke.
 
 from __future__ import annotations
 
-import heapq
+import gc
 from collections import Counter
+from contextlib import contextmanager
+from heapq import heappop, heappush
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from tests.support.cluster_witness import Witness
 from tests.support.world import BrokenPromiseError, ensure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sse_gateway.decisions import How
 
@@ -33,6 +35,9 @@ GRACE_S = 5.0
 
 HEAL_S = 30.0
 """Virtual seconds in which everything must be well again after the last fault."""
+
+TIDY = 20
+"""Schedules whose rest may lie about: some megabytes."""
 
 
 class Run:
@@ -83,17 +88,19 @@ class Run:
 
     def at(self, time: float, action: Callable[..., object], *arguments: object) -> None:
         """Have something happen at a time."""
-        self._number += 1
-        heapq.heappush(self._heap, (time, self._number, action, arguments))
+        self._number = number = self._number + 1
+        heappush(self._heap, (time, number, action, arguments))
 
     def after(self, seconds: float, action: Callable[..., object], *arguments: object) -> None:
         """Have something happen later."""
-        self.at(self.now + seconds, action, *arguments)
+        self._number = number = self._number + 1
+        heappush(self._heap, (self.now + seconds, number, action, arguments))
 
     def run_until(self, end: float) -> None:
         """Let everything happen that is due before a time."""
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, action, arguments = heapq.heappop(self._heap)
+        heap = self._heap
+        while heap and heap[0][0] <= end:
+            self.now, _, action, arguments = heappop(heap)
             action(*arguments)
         self.now = end
 
@@ -198,9 +205,17 @@ class Run:
     # The end.
 
     def forget(self) -> None:
-        """Empty all windows: they and their events hold each other, and the collector does not look at events."""
+        """Take the dead world apart: its parts hold each other, and the collector does not look at events at all."""
         for node in self._born:
             node.hub.history.clear()
+            for part in (node.hub, node.replica, node):
+                part.__dict__.clear()
+        for person in self.people:
+            for client in person.clients:
+                client.__dict__.clear()
+            person.__dict__.clear()
+        self._heap.clear()
+        self.transport.__dict__.clear()
 
     def _heal(self) -> None:
         """All faults end, and everything becomes well."""
@@ -267,6 +282,32 @@ class Run:
                 self.counts[f"gap {reason}"] += count
 
 
+@contextmanager
+def uncollected() -> Iterator[Callable[[], None]]:
+    """Switch the collector off, which finds nothing while a schedule is played.
+
+    Yields:
+        To be called between schedules: every now and then it collects what they have left.
+    """
+    played = 0
+
+    def tidy() -> None:
+        nonlocal played
+        played += 1
+        if played % TIDY == 0:
+            gc.collect()
+
+    was_on = gc.isenabled()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield tidy
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
+
+
 def fails(
     seed: int, parts: Parts | None = None, profile: str = "", counts: Counter[str] | None = None
 ) -> Exception | None:
@@ -283,4 +324,4 @@ def fails(
     return None
 
 
-__all__ = ["BrokenPromiseError", "Run", "fails"]
+__all__ = ["BrokenPromiseError", "Run", "fails", "uncollected"]
