@@ -28,6 +28,16 @@ parse_block = lru_cache(maxsize=65536)(_block)
 """The same frames go to many people."""
 
 
+def gives_by_rule(subscription: Subscription) -> bool:
+    """Whether the rules give the newest events to who does not say what he wants."""
+    if subscription.replay is not None:
+        return False
+    follow = subscription.follow
+    return any(rule.replay_on_connect for _, rule in follow.exact) or any(
+        rule.replay_on_connect for _, rules in follow.prefixes for rule in rules
+    )
+
+
 class Frames:
     """Takes HTTP's framing and the blocks apart, at every byte."""
 
@@ -243,8 +253,7 @@ class Person:
         self.clients.append(client)
         client.reader = Reader(client, follow, Framing(chunked=chunked, wrapped=False), 3000)
         node.clients[fd] = client
-        rules = [rule for _, rule in follow.exact] + [rule for _, rules in follow.prefixes for rule in rules]
-        gives = any(rule.replay_on_connect if subscription.replay is None else subscription.replay for rule in rules)
+        gives = bool(subscription.replay) or gives_by_rule(subscription)
         head = self.run.ledger.ids[node.head]
         self.run.trace("open", self, node, witness.last_id, head)
         client.stream = Stream(

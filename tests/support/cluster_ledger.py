@@ -10,6 +10,8 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from tests.support.world import BrokenPromiseError, ensure
 
 if TYPE_CHECKING:
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
     from tests.support.messages import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """One PUBLISH.
 
     Attributes:
@@ -95,8 +96,8 @@ class Ledger:
         self.is_tight = False
         self.is_faulty = False
         self.lag_s = 0.1
-        self._heads = heads
-        self._counts: list[list[int]] = [[] for _ in heads]
+        self._counts: list[list[int]] = [[0] for _ in heads]  # of each family, before each place
+        self._counted = tuple(zip(self._counts, heads, strict=True))
         self._places: dict[tuple[bytes, bytes], int] = {}
         self._beginnings: dict[str, list[tuple[int, str]]] = {}
         self._keyed: dict[tuple[str, str], int] = {}
@@ -109,8 +110,8 @@ class Ledger:
         """Give the next place to a message."""
         entry = Entry(len(self.entries), at, channel, payload, patterns)
         self.entries.append(entry)
-        for counts, heads in zip(self._counts, self._heads, strict=True):
-            counts.append((counts[-1] if counts else 0) + (bool(patterns) and channel.startswith(heads)))
+        for counts, heads in self._counted:
+            counts.append(counts[-1] + 1 if patterns and channel.startswith(heads) else counts[-1])
         if patterns:
             self._places[channel, payload] = entry.place
         else:
@@ -187,7 +188,7 @@ class Ledger:
         name, offset, _ = text.split("-")
         start = self.starts[name]
         counts = self._counts[start.family]
-        expected = counts[place] - counts[start.place] if place >= start.place >= 0 else -1
+        expected = counts[place + 1] - counts[start.place + 1] if place >= start.place >= 0 else -1
         ensure(self.is_faulty or int(offset) == expected, "miscounted:", text, "is", expected)
         return place
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from sse_gateway.channels import QueueBounds, Rule, RuleTable, WindowBounds
 from sse_gateway.control import fingerprint
@@ -29,8 +31,7 @@ ASKED = ["audit:1", "audit:2", "j:1", "j:2", "l:1", "l:2", "n1", "n1", "n2", "n3
 PREFIXES = ["audit:*", "j*", "l:*", "n*", "n1*", "*", "a*"]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One PUBLISH to come: with a plan if clients get it."""
 
     channel: bytes

@@ -77,6 +77,7 @@ class Node:
         )
         self._clock = run.rng.uniform(0, 1e5)
         self._ticks = 0
+        self._settled = -1  # head of the log then
         self._is_reading = False
         self._is_up = False  # the marker has come back
         self._heard_at = run.now
@@ -312,14 +313,17 @@ class Node:
         if replica.decisions:
             self._decide()
         self._ticks += 1
+        hub = self.hub
         if self._ticks % HUB_TICKS == 0:
-            self.hub.tick(self.now, live=replica.is_synced)
-        self._settle()
+            hub.tick(self.now, live=replica.is_synced)
+        if hub.is_busy or hub.log.head != self._settled:
+            self._settle()
 
     def _settle(self) -> None:
         """End a turn of the loop: everything due goes out."""
         hub = self.hub
         hub.flush(self.run.now + self._clock)
+        self._settled = hub.log.head
         if hub.is_busy:
             self.pump()
 
