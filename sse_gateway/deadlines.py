@@ -10,7 +10,8 @@ from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 SLOT_S = 0.125
-"""Times that lie within so long are one: nothing comes early, and nothing later than this."""
+"""Times that lie within so long are one: nothing comes early, and nothing later than this. Longer ones than usual are for times that
+are far away and not those of single items: a place for each would take as much as a timer."""
 
 _SLACK = 1024  # empty places that are left in the heap before it is made anew
 
@@ -20,7 +21,13 @@ Item = TypeVar("Item")
 class Deadlines(Generic[Item]):
     """Items by the time at which they are due; which clock that is, is the caller's."""
 
-    def __init__(self) -> None:
+    def __init__(self, slot_s: float = SLOT_S) -> None:
+        """Start empty.
+
+        Args:
+            slot_s: Instead of `SLOT_S`.
+        """
+        self._slot_s = slot_s
         self._slots: dict[int, dict[Item, None]] = {}
         self._order: list[int] = []
 
@@ -29,7 +36,7 @@ class Deadlines(Generic[Item]):
 
     def add(self, item: Item, at: float) -> None:
         """Have an item come up at a time, seconds."""
-        number = int(at / SLOT_S)
+        number = int(at / self._slot_s)
         if number not in self._slots:
             self._slots[number] = {}
             heappush(self._order, number)
@@ -37,7 +44,7 @@ class Deadlines(Generic[Item]):
 
     def discard(self, item: Item, at: float) -> None:
         """Forget an item that was added for this time. Idempotent."""
-        number = int(at / SLOT_S)
+        number = int(at / self._slot_s)
         slot = self._slots.get(number, {})
         slot.pop(item, None)
         if not slot:
@@ -49,6 +56,6 @@ class Deadlines(Generic[Item]):
     def due(self, now: float) -> list[Item]:
         """Take out what is due, the earliest first."""
         found: list[Item] = []
-        while self._order and (self._order[0] + 1) * SLOT_S <= now:
+        while self._order and (self._order[0] + 1) * self._slot_s <= now:
             found += self._slots.pop(heappop(self._order), ())
         return found

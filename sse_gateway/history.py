@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from sse_gateway.timeline import Mark, Timeline
-from sse_gateway.window import MAX_LOST, Window
+from sse_gateway.window import MAX_LOST, NO_KEYS, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -144,11 +144,11 @@ class History:
             return False
         if self.cuts:
             self._show(window)
-        window.keys[key] = None
+        window.add_key(key)
         self.memory += KEY_BYTES + len(key)
         if len(window.keys) > MAX_KEYS:
             oldest = next(iter(window.keys))
-            del window.keys[oldest]
+            window.drop_key(oldest)
             self.memory -= KEY_BYTES + len(oldest)
         return True
 
@@ -252,9 +252,7 @@ class History:
         if window.lost:
             self.timelines[held.rule].discard(window.newest_loss)
         self.serial += 1
-        window.lost.extend(held.lost)
-        window.newest_loss = held.lost[-1]
-        window.loss_serial = self.serial
+        window.lose(held.lost, self.serial)
         self.memory += LOST_BYTES * len(held.lost)
         self.newest_losses[held.rule] = max(self.newest_losses[held.rule], window.newest_loss)
 
@@ -339,7 +337,7 @@ class History:
         if self.cuts:
             self._show(window)
         self.memory -= sum(KEY_BYTES + len(key) for key in window.keys)
-        window.keys.clear()
+        window.keys = NO_KEYS
 
     def _touch(self, window: Window) -> None:
         assert self.touched is not None  # noqa: S101 - the caller has looked

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from sse_gateway.channels import QueueBounds
@@ -71,7 +72,9 @@ class Follow:
 
 def smallest_bounds(rules: Sequence[Rule]) -> QueueBounds:
     """Return the smallest bounds of some rules, and of their policies the one that loses least."""
-    queues = [rule.queue for rule in rules]
+    queues = list({rule.queue: None for rule in rules})
+    if len(queues) == 1:
+        return queues[0]  # not another like it for each stream
     return QueueBounds(
         min(queue.max_events for queue in queues),
         min(queue.max_bytes for queue in queues),
@@ -85,6 +88,12 @@ class Framing:
 
     chunked: bool
     wrapped: bool
+
+
+@cache
+def framing_of(*, chunked: bool, wrapped: bool) -> Framing:
+    """The one of its kind, to which every stream refers."""
+    return Framing(chunked, wrapped)
 
 
 class Catchup:

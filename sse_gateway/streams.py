@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 from sse_gateway.admission import NOBODY, Admission, Place, Quotas
 from sse_gateway.census import SECRET_BYTES, alone
-from sse_gateway.deadlines import Deadlines
+from sse_gateway.deadlines import SLOT_S, Deadlines
 from sse_gateway.errors import ConfigError
 from sse_gateway.logs import log_event
-from sse_gateway.reader import Framing, Reader
+from sse_gateway.reader import Reader, framing_of
 from sse_gateway.readiness import Readiness
 from sse_gateway.reasons import CloseReason, Refusal
 from sse_gateway.stream import LINGER_S, Stream, take_socket
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from sse_gateway.reasons import Unavailable
     from sse_gateway.settings import Settings, StreamSettings
     from sse_gateway.subscription import Subscription
+
+AGE_SLACK = 0.001
+"""The part of `max_age` by which a stream may end later than it drew: those of one such part share a place."""
 
 LATE_S = 1.0
 """How long requests that are inside when a drain begins may take to become streams."""
@@ -117,7 +120,7 @@ class Streams:
         self._is_coming = is_coming
         self._changed = asyncio.Event()
         self._closing: dict[Stream, None] = {}
-        self._aging = Deadlines[Stream]()
+        self._aging = Deadlines[Stream](max(SLOT_S, AGE_SLACK * settings.max_age_s))
         self._expiring = Deadlines[Stream]()
         self._doomed: dict[Stream, CloseReason] = {}
         self._all_ended = asyncio.Event()
@@ -208,10 +211,10 @@ class Streams:
             return None
         stream = Stream(fd, self, now, place)
         self.open_streams[stream] = None
-        framing = Framing(chunked=chunked, wrapped=subscription.wrap)
+        framing = framing_of(chunked=chunked, wrapped=subscription.wrap)
         stream.reader = Reader(stream, subscription.follow, framing, self.retry_ms())
         if settings.max_age_s:
-            stream.expires_at = now + settings.max_age_s * random.uniform(0.8, 1.0)
+            stream.expires_at = now + settings.max_age_s * random.uniform(0.8, 1.0 - AGE_SLACK)
             self._aging.add(stream, stream.expires_at)
         if identity is not None:
             stream.identity = identity

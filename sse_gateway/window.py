@@ -6,6 +6,7 @@ Rules:
        remembers its position, until more than `MAX_LOST` of its channel are remembered; from then
        on `forgotten` says up to where the count is unknown.
     3. The newest loss is never forgotten while the channel lives: a loss is always told (I2).
+    4. Channels may be as many as streams: what one has none of, all share (`NO_LOSS`, `NO_KEYS`), and never change.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from sse_gateway.audience import Audience
     from sse_gateway.channels import Rule
 
 MAX_LOST = 1000
 """Lost offsets a channel remembers one by one; beyond it a gap tells `missed: null`."""
+
+NO_LOSS: Final = array("q")
+NO_KEYS: Final[Mapping[str, None]] = MappingProxyType({})
 
 _BY_POSITION = attrgetter("position")
 
@@ -111,11 +118,11 @@ class Window:
         self._events: list[Event] = []
         self._start = 0
         self.bytes = 0
-        self.lost = array("q")
+        self.lost: array[int] = NO_LOSS
         self.newest_loss = mark
         self.forgotten = mark
         self.loss_serial = 0
-        self.keys: dict[str, None] = {}
+        self.keys: Mapping[str, None] = NO_KEYS
         self.audiences: dict[Audience, None] = {}
         self.used_at = now
 
@@ -150,9 +157,20 @@ class Window:
         self._events.clear()
         self._start = 0
         self.bytes = 0
-        self.lost = array("q")
+        self.lost = NO_LOSS
         self.newest_loss = self.forgotten = -1
-        self.keys.clear()
+        self.keys = NO_KEYS
+
+    def add_key(self, key: str) -> None:
+        """Remember an idempotency key, as the newest."""
+        keys = self.keys if isinstance(self.keys, dict) else {}
+        keys[key] = None
+        self.keys = keys
+
+    def drop_key(self, key: str) -> None:
+        """Forget an idempotency key that is remembered."""
+        assert isinstance(self.keys, dict)  # noqa: S101 - it has some
+        del self.keys[key]
 
     def evict(self, serial: int) -> Event:
         """Lose the oldest event and remember that it was there. Amortised O(1).
@@ -167,10 +185,18 @@ class Window:
             del self._events[: self._start]
             self._start = 0
         self.bytes -= len(event.frame)
+        if self.lost is NO_LOSS:
+            self.lost = array("q")
         self.lost.append(event.position)
         self.newest_loss = event.position
         self.loss_serial = serial
         return event
+
+    def lose(self, positions: Iterable[int], serial: int) -> None:
+        """Remember losses that happened elsewhere, after everything here."""
+        self.lost = self.lost + array("q", positions)
+        self.newest_loss = self.lost[-1]
+        self.loss_serial = serial
 
     def forget(self, keep: int) -> int:
         """Forget the oldest losses beyond `keep` and return how many those were."""

@@ -90,8 +90,9 @@ class ForgetsKeysByTime(History):
     def remember_key(self, window: Window, key: str) -> bool:
         """See `History`."""
         noted_at = self.__dict__.setdefault("_noted_at", {})
-        if self._asked_at - noted_at.get((window.name, key), self._asked_at) > 1.0:
-            window.keys.pop(key, None)
+        was_long_ago = self._asked_at - noted_at.get((window.name, key), self._asked_at) > 1.0
+        if was_long_ago and key in window.keys:
+            window.drop_key(key)
         if key not in window.keys:
             noted_at[window.name, key] = self._asked_at
         return super().remember_key(window, key)

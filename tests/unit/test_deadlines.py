@@ -19,6 +19,19 @@ def test_nothing_comes_early_and_nothing_much_later() -> None:
     assert deadlines.due(99.0) == []
 
 
+def test_a_place_may_be_wider() -> None:
+    """Then more share it, and come that much later."""
+    deadlines = Deadlines[str](4.0)
+    deadlines.add("a", 9.0)
+    deadlines.add("b", 11.0)
+    deadlines.add("c", 10.0)
+    deadlines.discard("c", 10.0)
+
+    assert len(deadlines._slots) == 1
+    assert deadlines.due(11.9) == []
+    assert deadlines.due(12.0) == ["a", "b"]
+
+
 def test_the_clock_may_jump() -> None:
     """Forward, and all that was passed over comes up, the earliest first; back, and nothing comes up twice."""
     deadlines = Deadlines[str]()

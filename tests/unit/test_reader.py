@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from sse_gateway.channels import QueueBounds
-from sse_gateway.reader import Catchup, Follow, Framing, Phase, Reader, names_of, smallest_bounds
+from sse_gateway.reader import Catchup, Follow, Framing, Phase, Reader, framing_of, names_of, smallest_bounds
 from sse_gateway.reasons import Policy, Replay
 from sse_gateway.window import Window
 from tests.support.core import rule
@@ -25,7 +25,17 @@ def test_smallest_bounds() -> None:
 
     assert smallest_bounds(rules) == QueueBounds(10, 100, Policy.DISCONNECT)
     assert smallest_bounds([rules[0], rules[2]]).policy is Policy.DROP_OLDEST
-    assert smallest_bounds([rules[0]]) == rules[0].queue
+    assert smallest_bounds([rules[0]]) is smallest_bounds([rules[0], rules[0]]) is rules[0].queue
+
+
+def test_framings() -> None:
+    """There is one of each kind, whoever asks."""
+    kinds = [(chunked, wrapped) for chunked in (False, True) for wrapped in (False, True)]
+
+    framings = [framing_of(chunked=chunked, wrapped=wrapped) for chunked, wrapped in kinds]
+
+    assert framings == [Framing(*kind) for kind in kinds]
+    assert framings[0] is framing_of(chunked=False, wrapped=False)
 
 
 def test_names_of() -> None:

@@ -5,7 +5,7 @@ import pytest
 from sse_gateway.events import Publication
 from sse_gateway.frames import event_frame, gap_frame
 from sse_gateway.reasons import GapReason
-from sse_gateway.window import Event, Window
+from sse_gateway.window import NO_KEYS, NO_LOSS, Event, Window
 from tests.support.core import rule
 
 
@@ -160,7 +160,7 @@ def test_clear() -> None:
     """A window that begins anew has nothing, lost nothing and knows no key; its readers stay."""
     window = window_with(1, 3, 5, mark=0)
     window.evict(1)
-    window.keys["k"] = None
+    window.add_key("k")
 
     window.clear()
 
@@ -168,6 +168,47 @@ def test_clear() -> None:
     assert (window.newest_loss, window.forgotten, window.missed_after(-1)) == (-1, -1, 0)
     window.append(event_at(9, window))
     assert positions(window.after(-1, 10)) == [9]
+
+
+def test_keys() -> None:
+    """Keys are remembered in the order in which they came, and forgotten one by one."""
+    window = window_with()
+    for key in ("b", "a", "c"):
+        window.add_key(key)
+
+    window.drop_key("a")
+
+    assert list(window.keys) == ["b", "c"]
+
+
+def test_losses_from_elsewhere() -> None:
+    """They are remembered after those of this window."""
+    window = window_with(1, 3)
+    window.evict(1)
+
+    window.lose([5, 8], serial=4)
+
+    assert (list(window.lost), window.newest_loss, window.loss_serial) == ([1, 5, 8], 8, 4)
+    assert [window.missed_after(position) for position in (0, 1, 5, 8)] == [3, 2, 1, 0]
+
+
+def test_what_windows_share_stays_empty() -> None:
+    """A window that has nothing of a kind shares that with others, and only until it has something (rule 4)."""
+    first, second, third = window_with(1), window_with(), window_with()
+    assert first.lost is second.lost is third.lost is NO_LOSS
+    assert first.keys is second.keys is third.keys is NO_KEYS
+
+    first.evict(1)
+    first.add_key("k")
+    second.lose([7], serial=2)
+
+    assert (list(first.lost), list(second.lost), list(third.lost)) == ([1], [7], [])
+    assert (list(first.keys), list(third.keys)) == (["k"], [])
+    for window in (first, second):
+        window.clear()
+    assert first.lost is second.lost is NO_LOSS
+    assert first.keys is NO_KEYS
+    assert (len(NO_LOSS), len(NO_KEYS)) == (0, 0)
 
 
 def test_forget_what_was_unknown_before() -> None:
