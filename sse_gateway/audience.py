@@ -31,6 +31,8 @@ MERGE_BYTES = 256 * 1024
 """Passes that wait are merged while they bring less than this: a member that is behind holds up to one batch beyond
 its bounds, and to merge is to copy."""
 
+_DISCONNECT = Policy.DISCONNECT  # to look a member of an enumeration up costs 600 instructions
+
 Write: TypeAlias = "Callable[[int, bytes], int]"
 """Write to a descriptor that does not block: bytes taken; BlockingIOError if none, OSError if gone."""
 
@@ -292,20 +294,24 @@ class Audience:
         if not batch.events:  # a heartbeat
             reader.bytes -= batch.size
             return
-        if outbox.is_over and outbox.bounds.policy is Policy.DISCONNECT:
+        policy = outbox.bounds.policy
+        if policy is _DISCONNECT and outbox.is_over:
             desk.tally.dropped[Policy.DISCONNECT] += outbox.count
             reader.dropped += outbox.count
             reader.sink.abort(CloseReason.SLOW)
             return
         before = outbox.bytes
         dropped = outbox.offer(batch.events)
-        desk.tally.queue_bytes += outbox.bytes - before
-        if outbox.bytes > before:
-            desk.lagging.put(reader)
+        grown = outbox.bytes - before
         reader.events -= batch.count
         reader.bytes -= batch.size
+        if grown:
+            desk.tally.queue_bytes += grown
+            if grown > 0:
+                desk.lagging.put(reader)
         if dropped:
-            self._count_drops(reader, dropped, desk)
+            reader.dropped += dropped
+            desk.tally.dropped[policy] += dropped
 
     def _count_drops(self, reader: Reader, dropped: int, desk: Desk) -> None:
         reader.dropped += dropped

@@ -8,6 +8,9 @@ Rules:
     3. Under `latest` a newer event replaces the queued one of its channel, without a gap.
     4. `chunk` is what the socket has begun to take. It is outside the queue: its length has been
        announced, so it must be sent to its end.
+
+A stream that stays stalled drops an event for each that comes, so dropping only counts: the gap is made when it
+is told.
 """
 
 from __future__ import annotations
@@ -16,15 +19,21 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from sse_gateway.reasons import GapReason, Policy
+from sse_gateway.window import Event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sse_gateway.channels import QueueBounds
-    from sse_gateway.window import Event, Window
+    from sse_gateway.window import Window
 
 CHUNK_BYTES = 32 * 1024
 """Frames that are announced to the socket at a time; a larger frame goes alone."""
+
+KEPT_BYTES = 512
+"""A larger frame is not kept for its cursor when its event is dropped, only its beginning."""
+
+_HEAD_BYTES = 80  # the cursor of an event or of a gap ends before
 
 
 class Loss:
@@ -64,6 +73,32 @@ class Loss:
         self.position, self.cursor = other.position, other.cursor
 
 
+class Dropped:
+    """What a queue has dropped and not told yet.
+
+    Attributes:
+        newest: The newest of it, for its position and cursor; its frame may be cut.
+        count: Events dropped.
+        windows: Their channels.
+        reason: Reason of the newest break among them, or None.
+    """
+
+    __slots__ = ("count", "newest", "reason", "windows")
+
+    def __init__(self, newest: Event) -> None:
+        self.newest = newest
+        self.count = 0
+        self.windows: dict[Window, None] = {}
+        self.reason: str | None = None
+
+    def loss(self) -> Loss:
+        """Make the gap. After a break nobody can count, on any channel."""
+        newest = self.newest
+        if self.reason is not None:
+            return Loss(newest.position, newest.cursor, GapReason(self.reason), None)
+        return Loss(newest.position, newest.cursor, GapReason.OVERFLOW, self.count, tuple(self.windows))
+
+
 class Outbox:
     """The queue of one stream that is not writable.
 
@@ -72,11 +107,11 @@ class Outbox:
         events: Events queued (under `latest`, superseded ones may still stand among them).
         count: Events queued.
         bytes: Bytes of their frames.
-        loss: What was dropped and not told yet.
+        dropped: What was dropped and not told yet.
         position: Everything up to here has been taken, told, or superseded.
     """
 
-    __slots__ = ("_newest", "bounds", "bytes", "chunk", "count", "events", "loss", "position")
+    __slots__ = ("_newest", "bounds", "bytes", "chunk", "count", "dropped", "events", "position")
 
     def __init__(self, bounds: QueueBounds, position: int, chunk: bytes = b"") -> None:
         """Start with what the socket has begun to take.
@@ -91,8 +126,8 @@ class Outbox:
         self.events: deque[Event] = deque()
         self.count = 0
         self.bytes = 0
-        self.loss: Loss | None = None
         self.position = position
+        self.dropped: Dropped | None = None
         self._newest: dict[Window, Event] | None = {} if bounds.policy is Policy.LATEST else None
 
     def __len__(self) -> int:
@@ -102,6 +137,11 @@ class Outbox:
     def is_over(self) -> bool:
         """Whether the queue is beyond its bounds, so that the policy has to act."""
         return self.count > self.bounds.max_events or self.bytes > self.bounds.max_bytes
+
+    @property
+    def loss(self) -> Loss | None:
+        """The gap that tells what was dropped."""
+        return None if self.dropped is None else self.dropped.loss()
 
     @property
     def fill(self) -> float:
@@ -114,20 +154,43 @@ class Outbox:
         Returns:
             How many queued events were dropped or superseded.
         """
-        dropped = 0
-        while self.is_over:
-            dropped += self._drop_oldest()
-        self.events.extend(events)
-        self.count += len(events)
+        queue, count, size, newest = self.events, self.count, self.bytes, self._newest
+        max_events, max_bytes = self.bounds.max_events, self.bounds.max_bytes
+        lost = 0
+        # In one piece, with local variables: a stalled stream comes here for each event, and calls and attributes
+        # are what that costs.
+        if count > max_events or size > max_bytes:
+            dropped = self.dropped
+            if dropped is None:
+                dropped = self.dropped = Dropped(queue[0])
+            windows, event, length = dropped.windows, dropped.newest, 0
+            while count > max_events or size > max_bytes:
+                event = queue.popleft()
+                window = event.window
+                if window is None:
+                    dropped.reason = event.type
+                elif newest is None or newest.get(window) is event:
+                    windows[window] = None
+                    lost += 1
+                    if newest is not None:
+                        del newest[window]
+                else:
+                    continue  # superseded, and not counted any more
+                length = len(event.frame)
+                count -= 1
+                size -= length
+            dropped.count += lost
+            dropped.newest = event if length <= KEPT_BYTES else _head_of(event)
         for event in events:
-            self.bytes += len(event.frame)
-        if self._newest is not None:
-            dropped += self._supersede_all(self._newest, events)
-        return dropped
+            size += len(event.frame)
+        queue.extend(events)
+        self.count = count + len(events)
+        self.bytes = size
+        return lost if newest is None else lost + self._supersede_all(newest, events)
 
     def take(self) -> tuple[Loss | None, list[Event]]:
         """Take the gap, if any, and at most `CHUNK_BYTES` of frames (or one larger frame)."""
-        loss, self.loss = self.loss, None
+        loss, self.dropped = self.loss, None
         taken: list[Event] = []
         size = 0
         while self.events:
@@ -149,7 +212,7 @@ class Outbox:
         """Forget what is queued and not told: its reader pulls it from the windows."""
         self.events.clear()
         self.count = self.bytes = 0
-        self.loss = None
+        self.dropped = None
         if self._newest is not None:
             self._newest.clear()
 
@@ -163,20 +226,6 @@ class Outbox:
         if self._newest is not None and event.window is not None:
             del self._newest[event.window]
         return event
-
-    def _drop_oldest(self) -> int:
-        while not self._is_queued(self.events[0]):
-            self.events.popleft()
-        event = self._remove_oldest()
-        if event.window is None:
-            loss = Loss(event.position, event.cursor, GapReason(event.type), None)
-        else:
-            loss = Loss(event.position, event.cursor, GapReason.OVERFLOW, 1, [event.window])
-        if self.loss is None:
-            self.loss = loss
-        else:
-            self.loss.merge(loss)
-        return int(event.window is not None)
 
     def _supersede_all(self, newest: dict[Window, Event], events: Sequence[Event]) -> int:
         """Let newer events stand for the queued ones of their channels; returns for how many."""
@@ -193,3 +242,7 @@ class Outbox:
         if len(self.events) > 2 * self.count + 16:
             self.events = deque(event for event in self.events if self._is_queued(event))
         return dropped
+
+
+def _head_of(event: Event) -> Event:
+    return Event(event.position, None, event.frame[:_HEAD_BYTES], 0.0)

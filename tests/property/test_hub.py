@@ -171,7 +171,7 @@ class DropsWithoutGap(Hub):
         super().step(now)
         for reader in self.lagging:
             if reader.outbox is not None:
-                reader.outbox.loss = None
+                reader.outbox.dropped = None
 
 
 class NeverDrops(Hub):

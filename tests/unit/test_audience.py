@@ -538,3 +538,19 @@ def test_passes_are_dropped() -> None:
     assert sock.taken == event(1).frame + event(4).frame
     hall.audience.leave(reader)
     assert ((reader.events, reader.bytes), (other.events, other.bytes)) == ((2, 40), (0, 0))
+
+
+def test_queue_that_shrinks() -> None:
+    """What all queues hold is exact, too, where a small event pushes a large one out (I5)."""
+    hall = Hall(events=1)
+    reader, _ = hall.join(room=0)
+    held = []
+    for position, size in [(1, 20), (2, 900), (3, 20), (4, 20), (5, 20)]:
+        hall.put(event(position, size))
+        hall.deliver_all()
+        assert reader.outbox is not None
+        held.append(len(reader.outbox))
+        assert hall.tally.queue_bytes == held[-1]
+
+    assert held[3] < held[2]
+    assert reader.dropped == sum(hall.tally.dropped.values()) == 3

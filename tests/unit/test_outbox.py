@@ -4,7 +4,7 @@ import pytest
 
 from sse_gateway.channels import QueueBounds
 from sse_gateway.frames import gap_frame
-from sse_gateway.outbox import CHUNK_BYTES, Loss, Outbox
+from sse_gateway.outbox import CHUNK_BYTES, KEPT_BYTES, Loss, Outbox
 from sse_gateway.reasons import GapReason, Policy
 from sse_gateway.window import Event, Window
 from tests.support.core import rule
@@ -221,6 +221,36 @@ def test_break_is_dropped_into_the_gap() -> None:
     assert lost is not None
     assert (lost.position, lost.reason, lost.missed, dict(lost.windows)) == (2, GapReason.SOURCE, None, {})
     assert positions(taken) == [3, 4]
+
+
+@pytest.mark.parametrize("size", [KEPT_BYTES, KEPT_BYTES + 1, 10 * KEPT_BYTES])
+def test_dropped_frames_are_not_kept(size: int) -> None:
+    """Until the gap is told there is no more of a dropped frame than its cursor needs (I5)."""
+    box = outbox(events=1)
+    cursor = f"{'0' * 12}-{2**63}-{'0' * 12}"
+    large_break = Event(
+        2, None, gap_frame(cursor, GapReason.EPOCH, ["a" * size], None), 0.0, type=GapReason.EPOCH.value
+    )
+    box.offer([event(1, size=size), large_break])
+
+    box.offer([event(3)])
+    kept = held(box)
+    told = box.loss
+    box.offer([event(4)])
+    kept_break = held(box)
+    told_break = box.loss
+
+    assert max(kept, kept_break) <= KEPT_BYTES
+    assert told is not None
+    assert (told.position, told.cursor, told.missed) == (1, "1", 1)
+    assert told_break is not None
+    assert (told_break.cursor, told_break.reason, told_break.missed) == (cursor, GapReason.EPOCH, None)
+
+
+def held(box: Outbox) -> int:
+    """Bytes of the frame that an outbox keeps of what it has dropped."""
+    assert box.dropped is not None
+    return len(box.dropped.newest.frame)
 
 
 def test_latest() -> None:
