@@ -56,6 +56,8 @@ class Room:
         self.readiness = Readiness(loop)
         self.heard: list[tuple[str, Ear]] = []
         self.ears: list[Ear] = []
+        self.complaints: list[str] = []
+        loop.set_exception_handler(lambda _, context: self.complaints.append(str(context)))
 
     def ear(self, *, writes: bool = False) -> Ear:
         """Watch one more."""
@@ -85,6 +87,7 @@ def room(request: pytest.FixtureRequest) -> Iterator[Room]:
     after = descriptors()
     loop.close()
     assert after <= before
+    assert room.complaints == []
 
 
 def test_who_can_read_is_told_and_nobody_else(room: Room) -> None:
@@ -160,6 +163,24 @@ def test_forgetting_is_idempotent(room: Room) -> None:
     room.readiness.forget(other.fd + 1000)
     other.far.send(b"x")
     assert set(room.turn()) == {("readable", other)}
+
+
+def test_who_was_forgotten_may_come_back(room: Room) -> None:
+    """With the same descriptor, which is still open."""
+    ear, _other = room.ear(writes=True), room.ear()
+    ear.far.send(b"x")
+    room.readiness.forget(ear.fd)
+    assert room.turn() == []
+    room.readiness.watch(ear, writes=False)
+    assert set(room.turn()) == {("readable", ear)}
+
+
+def test_after_the_last_there_may_be_another(room: Room) -> None:
+    """Nothing of the old is in its way."""
+    room.ear().close()
+    ear = room.ear()
+    ear.far.send(b"x")
+    assert set(room.turn()) == {("readable", ear)}
 
 
 def test_a_crowd_has_its_turn_bit_by_bit(room: Room) -> None:
