@@ -56,6 +56,27 @@ def snapshot(metrics: Iterable[Metric]) -> list[Family]:
     ]
 
 
+def shown(family: Family) -> Metric:
+    """As a registry wants it."""
+    metric = Metric(family.name, family.text, family.kind)
+    for series, labels, value in family.samples:
+        metric.add_sample(series, labels, value)
+    return metric
+
+
+class News:
+    """What the other end has not been told yet."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, Family] = {}
+
+    def of(self, families: Iterable[Family]) -> list[Family]:
+        """Those that are not as they were the last time; from now on they are told."""
+        fresh = [family for family in families if self._told.get(family.name) != family]
+        self._told.update((family.name, family) for family in fresh)
+        return fresh
+
+
 class _Process:
     """What one process said last of each metric."""
 

@@ -33,6 +33,7 @@ class Checkpoints:
 
     Attributes:
         divergences: Divergences that this node took part in.
+        due: When to send the next one, seconds; a checkpoint of anybody puts it off.
     """
 
     def __init__(self, log: Log, random: Callable[[], float]) -> None:
@@ -45,7 +46,7 @@ class Checkpoints:
         self.divergences = 0
         self._log = log
         self._random = random
-        self._due = 0.0
+        self.due = 0.0
         self._diverged_at: deque[float] = deque(maxlen=DIVERGENCES)
 
     def begin(self, now: float) -> None:
@@ -54,7 +55,7 @@ class Checkpoints:
 
     def is_due(self, now: float) -> bool:
         """Whether to send one now; says so once."""
-        if now < self._due:
+        if now < self.due:
             return False
         self._wait(now)
         return True
@@ -84,4 +85,4 @@ class Checkpoints:
         return is_last
 
     def _wait(self, now: float) -> None:
-        self._due = now + CHECKPOINT_S * (1 + self._random() / 4)
+        self.due = now + CHECKPOINT_S * (1 + self._random() / 4)

@@ -41,7 +41,7 @@ from sse_gateway.revocations import WORD
 from sse_gateway.revoked import synchronise
 from sse_gateway.source import Source
 from sse_gateway.streams import Streams, admission_of, max_connections, take_descriptors
-from sse_gateway.systemd import notify, watchdog_interval_s
+from sse_gateway.systemd import Watchdog, notify
 
 if TYPE_CHECKING:
     import socket
@@ -71,6 +71,7 @@ class Gateway:
         connections: Those of the public listener that have no stream.
         authority: Lets requests in; None where everybody may read everything.
         handover_dir: Where the workers of this host have their sockets for each other; None for a process alone.
+        news: Set when the log is there, or no more, and with every tick.
     """
 
     def __init__(
@@ -94,7 +95,6 @@ class Gateway:
         self.handover_dir = handover_dir
         self.loop = asyncio.get_running_loop()
         self.max_descriptors = take_descriptors()
-        limit = max_connections(settings.limits.connections, self.max_descriptors)
         rules = RuleTable(settings.rules)
         self._tick_s = min(0.25, settings.stream.heartbeat_s / 8, settings.stream.write_timeout_s / 4)
         key = log_key(settings)
@@ -129,7 +129,7 @@ class Gateway:
         self.streams = Streams(
             self.hub,
             settings.stream,
-            limit,
+            max_connections(settings.limits.connections, self.max_descriptors),
             admission=admission_of(settings, connections, register),
             descriptors=self.max_descriptors,
             is_live=lambda: self.member.replica.is_synced,
@@ -142,6 +142,7 @@ class Gateway:
         self._rules = rules
         self._pump_handle: asyncio.Handle | None = None
         self._stopped = asyncio.Event()
+        self.news = asyncio.Event()
         self._refuse = True
         self._public: Listener | None = None
         self._is_deaf = False
@@ -206,8 +207,9 @@ class Gateway:
             self.loop.add_signal_handler(number, self.end)
         token = self._settings.admin.token.get_secret_value
         unordered = self._settings.redis.unordered
-        registry = at_once(lambda: self.metrics.registry)
-        app = admin_app(registry, at_once(self.unready), token, unordered=lambda: unordered)
+        app = admin_app(
+            at_once(lambda: self.metrics.registry), at_once(self.unready), token, unordered=lambda: unordered
+        )
         await serve_app(app, await listening(self._settings.admin, "admin", stack), stack)
         return await listening(self._settings.listen, "listen", stack)
 
@@ -285,8 +287,7 @@ class Gateway:
 
     async def _tick(self) -> None:
         """Do what is due by the clock, and feed the watchdog."""
-        watchdog_s = watchdog_interval_s(os.environ, os.getpid())
-        fed_at = 0.0
+        watchdog = Watchdog(os.environ, os.getpid())
         due = time.monotonic()
         while True:
             due += self._tick_s
@@ -299,9 +300,8 @@ class Gateway:
             self.connections.expire(now)
             self.streams.expire(now, self._wall(), self.authority)
             self.kick()
-            if watchdog_s is not None and now - fed_at >= watchdog_s:
-                fed_at = now
-                notify("WATCHDOG=1", os.environ)
+            self.news.set()
+            watchdog.feed(now)
 
     def unready(self) -> list[str]:
         """Why new streams would not be served."""
@@ -368,6 +368,7 @@ class Gateway:
         """The log is there, or no more."""
         notify("STATUS=live" if self.member.replica.is_synced else "STATUS=waiting for Redis", os.environ)
         self.streams.log_changed()
+        self.news.set()
         self.kick()
 
     def _on_leave(self, seconds: float) -> None:

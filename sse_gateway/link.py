@@ -194,8 +194,7 @@ class Link(asyncio.Protocol):
                 done.set_result(None)
 
         self._waiting.extend([settle] * len(commands))
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(map(hiredis.pack_command, commands)))  # type: ignore[arg-type] # as in `_send`
+        self._send(*commands)
         await done
         return answers
 
@@ -249,9 +248,7 @@ class Link(asyncio.Protocol):
                 self.drop("another server answers: its run id differs")
 
         self._waiting.extend((judge_published, judge_role, judge_server))
-        self._send(self._marker())
-        self._send((b"ROLE",))
-        self._send((b"INFO", b"server"))
+        self._send(self._marker(), (b"ROLE",), (b"INFO", b"server"))
 
     def _unpublished(self, error: object) -> str:
         return f"cannot publish to {self._control.decode()}: {error}"
@@ -264,9 +261,9 @@ class Link(asyncio.Protocol):
             del self._sent_at[next(iter(self._sent_at))]
         return b"PUBLISH", self._control, _MARK + mark
 
-    def _send(self, words: tuple[bytes, ...]) -> None:
+    def _send(self, *commands: tuple[bytes, ...]) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub knows only 1-tuples
+            self._transport.write(b"".join(map(hiredis.pack_command, commands)))  # type: ignore[arg-type] # its stub knows only 1-tuples
 
     def _take(self, reply: object) -> None:
         if not isinstance(reply, hiredis.PushNotification):

@@ -16,6 +16,7 @@ import random
 import secrets
 import string
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from sse_gateway.source import Source
 
 TICK_S = 0.05
-"""Time between two looks at the replica's clock."""
+"""Time between two looks at the replica's clock, while nodes join; else there is one for each checkpoint."""
 
 _NAMES_BEGAN = 1_577_836_800
 """Unix seconds of 2020-01-01, from where names count: six digits last until 2088."""
@@ -133,6 +134,7 @@ class Member:
         self._changed = changed
         self._left = left
         self._failed = failed
+        self._stir = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
 
     @property
@@ -153,7 +155,7 @@ class Member:
         """Keep the replica's clock, until cancelled."""
         try:
             while True:
-                await asyncio.sleep(TICK_S)
+                await self._rest()
                 self.replica.tick(time.monotonic())
                 self._carry_out()
         finally:
@@ -161,6 +163,21 @@ class Member:
                 self._loading.cancel()
             self.persistence.close()
             await self.handover.close()
+
+    async def _rest(self) -> None:
+        """Wait for the next look at the replica's clock."""
+        if not self._is_quiet:
+            await asyncio.sleep(TICK_S)
+            return
+        self._stir.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(TICK_S, self.replica.checkpoints.due - time.monotonic())):
+                await self._stir.wait()
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether nothing but the next checkpoint is due, unless a control message comes."""
+        return self.replica.is_synced and not self.replica.offers.is_waiting
 
     def connected(self) -> None:
         """The link is up."""
@@ -200,6 +217,8 @@ class Member:
             decisions, self.replica.decisions[:] = list(self.replica.decisions), []
             for decision in decisions:
                 self._do(decision)
+        if not self._is_quiet:
+            self._stir.set()
 
     def _do(self, decision: Decision) -> None:
         match decision:
@@ -262,7 +281,7 @@ def draw_name() -> str:
 
 def horizon() -> str:
     """A name above all that are drawn now, on any node whose clock is not further off than `SKEW_S`."""
-    return _time_digits(SKEW_S) + "~"
+    return _time_digits(SKEW_S + 1) + "~"  # one more: it is drawn anew with each checkpoint only
 
 
 def _time_digits(ahead_s: int) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 
 from sse_gateway import __version__
+from sse_gateway.aggregate import Family, shown
 from sse_gateway.logs import dropped_records
 from sse_gateway.tally import AccessCounts, Histogram
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from sse_gateway.aggregate import Sample
     from sse_gateway.authority import Authority
     from sse_gateway.channels import Rule
     from sse_gateway.connections import Connections
@@ -90,26 +91,7 @@ class Metrics:
         self.loop_lag = Histogram(LOOP_LAG_BOUNDS_S)
         self._gateway = gateway
         self._rules = [rule.pattern for rule in rules]
-        ProcessCollector(namespace=PREFIX.removesuffix("_"), registry=self.registry)
-        self.registry.register(self)
-
-    def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
-        yield from self._streams()
-        yield from self._access()
-        yield from self._messages()
-        yield from self._deliveries()
-        yield from self._windows()
-        yield from self._latency()
-        yield from self._source()
-        yield from self._process()
-
-    def counters(self) -> Iterator[Metric]:
-        """What must not be lost if this process dies: cheap enough to be told every second.
-
-        Left out is what has to be read from the kernel, which is slow with many descriptors.
-        """
-        groups = (
+        self._counted = (
             self._streams,
             self._access,
             self._messages,
@@ -118,9 +100,22 @@ class Metrics:
             self._latency,
             self._source,
         )
-        yield from (metric for group in groups for metric in group() if metric.type != "gauge")
+        ProcessCollector(namespace=PREFIX.removesuffix("_"), registry=self.registry)
+        self.registry.register(self)
 
-    def _streams(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        for group in (*self._counted, self._process):
+            yield from map(shown, group())
+
+    def counters(self) -> Iterator[Family]:
+        """What must not be lost if this process dies: cheap enough to be told every second.
+
+        Left out is what has to be read from the kernel, which is slow with many descriptors.
+        """
+        yield from (family for group in self._counted for family in group() if family.kind != "gauge")
+
+    def _streams(self) -> Iterator[Family]:
         gateway, tally = self._gateway, self._gateway.hub.tally
         lagging = len(gateway.hub.lagging)
         yield _gauge("connections", "Open streams.", len(gateway.streams.open_streams))
@@ -137,7 +132,7 @@ class Metrics:
         )
         yield _gauge("audiences", "Sets of streams that follow the same channels.", gateway.hub.audiences)
 
-    def _access(self) -> Iterator[Metric]:
+    def _access(self) -> Iterator[Family]:
         authority = self._gateway.authority
         counts = AccessCounts() if authority is None else authority.counts()
         checks = {"new": counts.new, "remembered": counts.remembered}
@@ -150,7 +145,7 @@ class Metrics:
         yield _counter("revocations_displaced", "Revocations that a full list has let go of.", counts.displaced)
         yield _counter("revocations_ignored", "Revocations that did not verify.", counts.ignored)
 
-    def _messages(self) -> Iterator[Metric]:
+    def _messages(self) -> Iterator[Family]:
         tally = self._gateway.hub.tally
         yield _counters("messages_received", "Messages counted in the log.", "rule", self._by_rule(tally.messages))
         yield _counters("events", "Events made of messages.", "rule", self._by_rule(tally.events))
@@ -162,7 +157,7 @@ class Metrics:
         )
         yield _counters("messages_rejected", "Messages rejected.", "reason", tally.rejected)
 
-    def _deliveries(self) -> Iterator[Metric]:
+    def _deliveries(self) -> Iterator[Family]:
         hub = self._gateway.hub
         tally = hub.tally
         yield _counter("deliveries", "Events handed to a socket.", tally.deliveries)
@@ -174,7 +169,7 @@ class Metrics:
         yield _gauge("queue_fill_ratio", "Fill of the fullest stream's queue, against its bounds.", hub.fullest())
         yield _gauge("pass_bytes", "Bytes of events on their way through the audiences.", tally.pass_bytes)
 
-    def _windows(self) -> Iterator[Metric]:
+    def _windows(self) -> Iterator[Family]:
         hub = self._gateway.hub
         history = hub.history
         oldest = history.oldest()
@@ -189,7 +184,7 @@ class Metrics:
         yield _gauge("window_memory_limit_bytes", "At most; then losses, then events go.", hub.limits.window_bytes)
         yield _counter("window_evictions", "Events lost at the memory limit.", history.evicted_for_memory)
 
-    def _latency(self) -> Iterator[Metric]:
+    def _latency(self) -> Iterator[Family]:
         tally = self._gateway.hub.tally
         yield _histogram(
             "delivery_latency_seconds", "From Redis' bytes to the socket, every live delivery.", tally.latency
@@ -200,7 +195,7 @@ class Metrics:
         yield _histogram("source_round_trip_seconds", "A marker to Redis and back.", tally.round_trip)
         yield _histogram("loop_lag_seconds", "How late the loop's timers come.", self.loop_lag)
 
-    def _source(self) -> Iterator[Metric]:
+    def _source(self) -> Iterator[Family]:
         gateway, source = self._gateway, self._gateway.source
         yield _gauge("source_live", "Whether messages are flowing.", float(source.live))
         yield _counter("source_attempts", "Attempts to connect to Redis.", source.attempts)
@@ -213,7 +208,7 @@ class Metrics:
         yield from self._cluster()
         yield _gauge("ready", "Whether /readyz says yes.", float(not gateway.unready()))
 
-    def _cluster(self) -> Iterator[Metric]:
+    def _cluster(self) -> Iterator[Family]:
         member = self._gateway.member
         replica, handover = member.replica, member.handover
         yield _counters("control_ignored", "Control messages not heeded.", "reason", member.control.ignored)
@@ -225,7 +220,7 @@ class Metrics:
         yield _counter("divergences", "Divergences that this node took part in.", replica.checkpoints.divergences)
         yield from self._persistence()
 
-    def _persistence(self) -> Iterator[Metric]:
+    def _persistence(self) -> Iterator[Family]:
         store = self._gateway.member.persistence
         lag_s = store.lag_s(time.monotonic())
         yield _gauge("persistence_writer", "Whether this process writes the stored log.", float(store.is_writer))
@@ -236,13 +231,12 @@ class Metrics:
         yield _counter("persistence_errors", "Failures to read or write the store.", store.errors)
         yield _counter("persistence_loaded_events", "Events found in the store at the start.", store.loaded_events)
 
-    def _process(self) -> Iterator[Metric]:
+    def _process(self) -> Iterator[Family]:
         yield _gauge("open_descriptors", "Descriptors in use.", self._open_descriptors())
         yield _gauge("descriptors_limit", "Descriptors this process may have.", self._gateway.max_descriptors)
         yield _counter("log_records_dropped", "Log records that found no room.", dropped_records())
-        info = GaugeMetricFamily(PREFIX + "build_info", "Always 1; the version is a label.", labels=["version"])
-        info.add_metric([__version__], 1)
-        yield info
+        name = PREFIX + "build_info"
+        yield Family(name, "gauge", "Always 1; the version is a label.", [(name, {"version": __version__}, 1)])
 
     def _open_descriptors(self) -> int:
         try:
@@ -276,28 +270,35 @@ class SupervisorMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
+        yield from map(shown, self._families())
+
+    def _families(self) -> Iterator[Family]:
         supervisor = self._supervisor
         yield _gauge("workers", "Workers in service.", supervisor.running)
         yield _counter("worker_restarts", "Workers started again, because they had ended unasked.", supervisor.restarts)
         yield _counters("reloads", "Reloads of the configuration.", "outcome", supervisor.reloads)
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(PREFIX + name, text, value)
+def _gauge(name: str, text: str, value: float) -> Family:
+    return Family(PREFIX + name, "gauge", text, [(PREFIX + name, {}, value)])
 
 
-def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
-    return CounterMetricFamily(PREFIX + name, text, value)
+def _counter(name: str, text: str, value: float) -> Family:
+    return Family(PREFIX + name, "counter", text, [(f"{PREFIX}{name}_total", {}, value)])
 
 
-def _counters(name: str, text: str, label: str, counts: Mapping[Label, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
-    for value, count in counts.items():
-        family.add_metric([value], count)
-    return family
+def _counters(name: str, text: str, label: str, counts: Mapping[Label, int]) -> Family:
+    series = f"{PREFIX}{name}_total"
+    return Family(PREFIX + name, "counter", text, [(series, {label: value}, count) for value, count in counts.items()])
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
-    bounds = [str(bound) for bound in histogram.bounds] + ["+Inf"]
-    buckets = list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))
-    return HistogramMetricFamily(PREFIX + name, text, buckets=buckets, sum_value=histogram.sum)
+def _histogram(name: str, text: str, histogram: Histogram) -> Family:
+    series = PREFIX + name
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    totals = list(map(float, accumulate(histogram.counts)))
+    samples: list[Sample] = [
+        (f"{series}_bucket", {"le": bound}, total) for bound, total in zip(bounds, totals, strict=True)
+    ]
+    return Family(
+        series, "histogram", text, [*samples, (f"{series}_count", {}, totals[-1]), (f"{series}_sum", {}, histogram.sum)]
+    )

@@ -88,6 +88,11 @@ class Offers:
         self._offers[token] = _Offer(cut, join.node, "unix" if is_local else "list", now + delay)
         self.make(now)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an offer has still to be made."""
+        return not all(offer.is_made for offer in self._offers.values())
+
     def make(self, now: float) -> None:
         """Offer what is due."""
         for token, offer in self._offers.items():

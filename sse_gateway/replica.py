@@ -184,7 +184,7 @@ class Replica:
             self._begin_buffer(now)
 
     def tick(self, now: float) -> None:
-        """Do what is due; to be called some 20 times a second."""
+        """Do what is due; to be called some 20 times a second, while the log is quiet only when a checkpoint is due."""
         self._hub.placement.horizon = self._horizon()
         if self.role is Role.SYNCED:
             self.offers.make(now)

@@ -7,6 +7,7 @@ lines; a library for it would be larger than the code.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from typing import TYPE_CHECKING
 
@@ -54,3 +55,18 @@ def watchdog_interval_s(env: Mapping[str, str], pid: int) -> float | None:
     if not (limit.isascii() and limit.isdigit()) or int(limit) == 0:
         return None
     return int(limit) / 2_000_000
+
+
+class Watchdog:
+    """Feeds systemd's watchdog, where there is one."""
+
+    def __init__(self, env: Mapping[str, str], pid: int) -> None:
+        self._env = env
+        self._interval_s = watchdog_interval_s(env, pid)
+        self._fed_at = -math.inf
+
+    def feed(self, now: float) -> None:
+        """Tell it that the loop turns, if it is time to; to be called more often than that."""
+        if self._interval_s is not None and now - self._fed_at >= self._interval_s:
+            self._fed_at = now
+            notify("WATCHDOG=1", self._env)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
 
-from sse_gateway.aggregate import snapshot
+from sse_gateway.aggregate import News, snapshot
 from sse_gateway.census_memory import join
 from sse_gateway.errors import ConfigError, GatewayError
 from sse_gateway.gateway import Gateway
@@ -40,10 +40,7 @@ from sse_gateway.orders import VERSION, Accept, Ask, Deafen, Drain, Refused, Rep
 from sse_gateway.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from prometheus_client.core import Metric
-
+    from sse_gateway.aggregate import Family
     from sse_gateway.census import Register
 
 EXIT_OK = 0
@@ -51,7 +48,7 @@ EXIT_INTERNAL = 70
 EXIT_CONFIG = 78
 
 LOOK_S = 0.05
-"""How often it looks whether its readiness has changed."""
+"""How often it looks whether it may accept, from its start on until it does."""
 
 MAX_WAITING = 1 << 20
 """Bytes that the supervisor has not taken; beyond, nothing is reported unasked."""
@@ -113,6 +110,8 @@ class Worker:
             register=_register(start),
         )
         self._up = asyncio.Event()
+        self._ordered = asyncio.Event()
+        self._news = News()
         self._rows = start.rows
         self._may_accept = False
         self._accepts = False
@@ -137,7 +136,7 @@ class Worker:
         try:
             await self._gateway.run(self._started, rows)
         finally:
-            self._report(self._gateway.metrics.counters())
+            self._report(self._news.of(self._gateway.metrics.counters()))
             for task in self._tasks:
                 task.cancel()
 
@@ -156,12 +155,13 @@ class Worker:
                 case Accept(rows=rows):
                     self._rows = rows
                     self._may_accept = True
+                    self._ordered.set()
                 case Deafen():
                     self._gateway.deafen()
                 case Ask(number=number, metrics=True):
-                    self._report(self._gateway.metrics.registry.collect(), number)
+                    self._report(snapshot(self._gateway.metrics.registry.collect()), number)
                 case Ask(number=number):
-                    self._report((), number)
+                    self._report([], number)
                 case Drain(refuse=refuse):
                     self._gateway.stop(refuse=refuse)
                 case Stop():
@@ -184,9 +184,11 @@ class Worker:
                 break
             await asyncio.sleep(LOOK_S)
         while True:
+            self._ordered.clear()
             await self._gateway.accept(self._rows)
             self._accepts = True
-            await asyncio.sleep(LOOK_S)
+            self._gateway.news.set()
+            await self._ordered.wait()
 
     async def _watch(self) -> None:
         """Report what changes, and that we live."""
@@ -194,14 +196,15 @@ class Worker:
         told: tuple[list[str], bool] | None = None
         due = 0.0
         while True:
+            self._gateway.news.clear()
             now, state = time.monotonic(), (self._gateway.unready(), self._accepts)
             if (state != told or now >= due) and self._wire.waiting < MAX_WAITING:
-                told, due = state, now + self._start.beat_s
-                self._report(self._gateway.metrics.counters())
-            await asyncio.sleep(LOOK_S)
+                told, due = state, now + 0.9 * self._start.beat_s  # a clock that looks every so often is not to miss it
+                self._report(self._news.of(self._gateway.metrics.counters()))
+            await self._gateway.news.wait()
 
-    def _report(self, metrics: Iterable[Metric], answers: int = 0) -> None:
-        self._wire.send(Report(self._gateway.unready(), snapshot(metrics), self._accepts, answers))
+    def _report(self, families: list[Family], answers: int = 0) -> None:
+        self._wire.send(Report(self._gateway.unready(), families, self._accepts, answers))
 
 
 def _register(start: Start) -> Register | None:

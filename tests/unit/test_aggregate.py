@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from sse_gateway.aggregate import Aggregate, Family, snapshot
+from sse_gateway.aggregate import Aggregate, Family, News, shown as shown_family, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +63,41 @@ def test_what_was_said_last_stands() -> None:
     aggregate.take(0, 1, [counter(7)])
     assert shown(aggregate, "sent_total") == {"0": 7}
     assert shown(aggregate, "open") == {"0": 3}
+
+
+def test_only_news_is_told() -> None:
+    """What has not changed since the last time is left out, whatever else has."""
+    news = News()
+
+    told = [
+        news.of(families) for families in ([counter(5), gauge("open", 3)], [counter(5), gauge("open", 4)], [counter(5)])
+    ]
+
+    assert told == [[counter(5), gauge("open", 3)], [gauge("open", 4)], []]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=20))
+def test_news_add_up_to_everything(steps: list[tuple[int, bool, bool]]) -> None:
+    """Whoever is told the news only, and everything now and then, knows of a process that dies what it had counted."""
+    aggregate, news, sent = Aggregate(ADDITIVE), News(), 0
+    for more, is_asked, is_told in steps:
+        sent += more
+        if is_asked:
+            aggregate.take(0, 1, [counter(sent)])
+        if is_told:
+            aggregate.take(0, 1, news.of([counter(sent)]))
+            assert shown(aggregate, "sent_total") == {"0": sent}
+    aggregate.take(0, 1, news.of([counter(sent)]))
+    aggregate.end(0, 1)
+
+    assert shown(aggregate, "sent_total") == {"0": sent}
+
+
+def test_family_is_shown_as_it_was() -> None:
+    """From a registry and back nothing is lost."""
+    families = [counter(5, rule="a"), gauge("open", 3), histogram(1, 4)]
+
+    assert snapshot(map(shown_family, families)) == families
 
 
 def test_what_a_dead_process_counted_stays() -> None:

@@ -72,11 +72,12 @@ def test_others_wait(chance: float) -> None:
 
     desk.offers.prepare(join(), [], 5.0)
     desk.offers.make(due - 0.01)
-    before = desk.said[:], desk.cuts
+    before = desk.said[:], desk.cuts, desk.offers.is_waiting
     desk.offers.make(due)
     desk.offers.make(due + 1.0)
 
-    assert before == ([], 1)
+    assert before == ([], 1, True)
+    assert not desk.offers.is_waiting
     assert desk.said == [(Kind.OFFER, token(), JOINER, "list")]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sse_gateway.systemd import notify, watchdog_interval_s
+from sse_gateway.systemd import Watchdog, notify, watchdog_interval_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +55,30 @@ def test_nobody_to_tell_is_no_error(address: str) -> None:
 def test_watchdog_interval(env: dict[str, str], expected: float | None) -> None:
     """Half the watchdog's time, and only for the process it is meant for."""
     assert watchdog_interval_s(env, 42) == expected
+
+
+def test_watchdog_is_fed_when_it_is_time(tmp_path: Path) -> None:
+    """At once, and then once in each half of its time."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.setblocking(False)
+        watchdog = Watchdog({"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "2000000"}, 42)
+        fed = []
+        for now in (0.0, 0.9, 1.0, 1.9, 2.0):
+            watchdog.feed(now)
+            with contextlib.suppress(BlockingIOError):
+                fed.append((now, manager.recv(100)))
+
+    assert fed == [(0.0, b"WATCHDOG=1"), (1.0, b"WATCHDOG=1"), (2.0, b"WATCHDOG=1")]
+
+
+def test_nobody_is_fed(tmp_path: Path) -> None:
+    """Where there is no watchdog nothing is sent."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.setblocking(False)
+        Watchdog({"NOTIFY_SOCKET": path}, 42).feed(0.0)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
