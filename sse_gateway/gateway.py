@@ -169,12 +169,11 @@ class Gateway:
         self.loop.set_exception_handler(self._on_exception)
         async with AsyncExitStack() as stack:
             stack.callback(lambda: log_event(_log, logging.INFO, "worker.stopped"))
-            is_alone = listeners is None
             rows = await self._stand_alone(stack) if listeners is None else listeners
             self._public = Listener(web.ServerRunner(self._server(), shutdown_timeout=SHUTDOWN_S), rows)
             stack.push_async_callback(self._public.cleanup)
             stack.callback(self.streams.hurry)
-            if is_alone:
+            if listeners is None:
                 await self.accept([0])
             gc.freeze()  # what is there now stays: the collector need not look at it again
             gc.set_threshold(10_000)  # not 700: streams make next to no cycles, and it took 6 % of an accept
@@ -207,9 +206,8 @@ class Gateway:
             self.loop.add_signal_handler(number, self.end)
         token = self._settings.admin.token.get_secret_value
         unordered = self._settings.redis.unordered
-        app = admin_app(
-            at_once(lambda: self.metrics.registry), at_once(self.unready), token, unordered=lambda: unordered
-        )
+        registry = at_once(lambda: self.metrics.registry)
+        app = admin_app(registry, at_once(self.unready), token, unordered=lambda: unordered)
         await serve_app(app, await listening(self._settings.admin, "admin", stack), stack)
         return await listening(self._settings.listen, "listen", stack)
 
