@@ -53,7 +53,7 @@ class Audiences:
             audience = self._by_follow[key] = self._make(reader, now)
         reader.follow, reader.framing = audience.follow, audience.framing  # one object for all
         reader.audience = audience
-        audience.waiting[reader] = None
+        audience.wait(reader)
         return audience
 
     def followers(self, window: Window) -> Iterable[Audience]:

@@ -4,7 +4,7 @@ Rules:
     1. A batch does not change; joined with another it makes a new one. So all audiences that get the
        same share one, with its bytes, however many they are.
     2. Its bytes are joined when the first pass with it begins, once for each framing.
-    3. It is charged to `pass_bytes` once, from its first pass to its last.
+    3. It is charged to `pass_bytes` once, as long as anything holds it.
 
 Measured: an event that 10,000 audiences get costs 10,000 instructions an audience beside its write, where a batch
 for each of them cost 40,000; of 10,000 streams that are one audience, 1,300 each.
@@ -22,9 +22,13 @@ from sse_gateway.outbox import CHUNK_BYTES
 from sse_gateway.replay import wrapped_event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sse_gateway.window import Event
+
+JOINED_BYTES = 256 * 1024
+"""Batches are joined while they bring less than this: a member that is behind holds up to one batch beyond its bounds,
+and to join is to copy."""
 
 _BY_POSITION = attrgetter("position")
 _BY_END = itemgetter(0)
@@ -75,12 +79,12 @@ class Batch:
         events: In log order; empty for a heartbeat.
         count: Events among them that are not gaps.
         size: Bytes of their frames.
-        passes: Passes that have it.
+        holds: Rounds and passes that have it.
         served: Members that have got it and are not counted yet.
         position: Whoever has got all of it has everything up to here.
     """
 
-    __slots__ = ("_blobs", "_frames", "count", "events", "passes", "position", "served", "size")
+    __slots__ = ("_blobs", "_frames", "count", "events", "holds", "position", "served", "size")
 
     def __init__(self, events: Sequence[Event], frames: Sequence[bytes], position: int) -> None:
         """Of frames; see `batch_of` for events.
@@ -93,7 +97,7 @@ class Batch:
         self.position = position
         self._frames = frames
         self._blobs: list[Blob | None] = [None, None]
-        self.passes = 0
+        self.holds = 0
         self.served = 0
 
     def blob(self, chunked: bool) -> Blob:  # noqa: FBT001 - once for each audience: a keyword costs a third more
@@ -103,10 +107,15 @@ class Batch:
             blob = self._blobs[chunked] = Blob(self._frames, chunked=chunked)
         return blob
 
+    def hold(self) -> int:
+        """Note that something waits with it; returns the bytes that wait in addition."""
+        self.holds += 1
+        return self.size if self.holds == 1 else 0
+
     def release(self) -> int:
-        """Note that a pass is done with it; returns the bytes that wait no more."""
-        self.passes -= 1
-        return 0 if self.passes else self.size
+        """Note that it is done with; returns the bytes that wait no more."""
+        self.holds -= 1
+        return 0 if self.holds else self.size
 
 
 def batch_of(events: Sequence[Event]) -> Batch:
@@ -115,23 +124,27 @@ def batch_of(events: Sequence[Event]) -> Batch:
 
 
 class Joiner:
-    """Makes batches of batches, each once for all audiences that need it. It lives while one read is spread."""
+    """Makes batches of batches, each once for all audiences that need it. It lives as long as a round of turns.
 
-    __slots__ = ("_events", "_joined", "_wrapped")
+    Attributes:
+        made: What it has made.
+    """
+
+    __slots__ = ("_events", "_joined", "_wrapped", "made")
 
     def __init__(self) -> None:
-        self._joined: dict[tuple[Batch, ...], Batch] = {}
+        self.made: list[Batch] = []
+        self._joined: dict[tuple[Batch, ...], tuple[Batch, ...]] = {}
         self._wrapped: dict[Batch, Batch] = {}
         self._events: dict[int, Event] = {}
 
-    def join(self, batches: tuple[Batch, ...]) -> Batch:
-        """Join batches, in log order."""
-        if len(batches) == 1:
-            return batches[0]
+    def join(self, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+        """Join batches, in log order: to one, or to several beyond `JOINED_BYTES`. A heartbeat among events is no more needed."""
         joined = self._joined.get(batches)
         if joined is None:
-            events = chain.from_iterable([batch.events for batch in batches])
-            joined = self._joined[batches] = batch_of(sorted(events, key=_BY_POSITION))
+            events = sorted(chain.from_iterable([batch.events for batch in batches]), key=_BY_POSITION)
+            joined = self._joined[batches] = tuple(map(batch_of, _portions(events)))
+            self.made += joined
         return joined
 
     def wrap(self, batch: Batch) -> Batch:
@@ -139,4 +152,15 @@ class Joiner:
         wrapped = self._wrapped.get(batch)
         if wrapped is None:
             wrapped = self._wrapped[batch] = batch_of([wrapped_event(event, self._events) for event in batch.events])
+            self.made.append(wrapped)
         return wrapped
+
+
+def _portions(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """Cut where a portion has `JOINED_BYTES`."""
+    begin = size = 0
+    for end, event in enumerate(events, 1):
+        size += len(event.frame)
+        if size >= JOINED_BYTES or end == len(events):
+            yield events[begin:end]
+            begin, size = end, 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sse_gateway.history import History
     from sse_gateway.log import Log
     from sse_gateway.reader import Catchup
+    from sse_gateway.turns import Turns
 
 SETTLED_BYTES = 90
 """What it costs to remember of one channel how far a reader has got with it."""
@@ -34,13 +35,14 @@ CHUNKS = 4
 class Delivery:
     """Writes to readers one by one; what goes to whole audiences is in `Audience`."""
 
-    def __init__(self, log: Log, history: History, desk: Desk, write: Write) -> None:
+    def __init__(self, log: Log, history: History, desk: Desk, turns: Turns, write: Write) -> None:
         """Share the core's parts.
 
         Args:
             log: The sequence.
             history: The windows.
             desk: Counters, and who is behind.
+            turns: Who is due what.
             write: Writes to a descriptor that does not block.
         """
         self._log = log
@@ -48,6 +50,7 @@ class Delivery:
         self._desk = desk
         self._tally = desk.tally
         self._lagging = desk.lagging
+        self._turns = turns
         self._write = write
 
     def advance(self, reader: Reader, now: float) -> bool:
@@ -123,7 +126,8 @@ class Delivery:
             reader.phase = Phase.LIVE
             reader.catchup = None
             self._tally.queue_bytes -= catchup.charged
-            del audience.waiting[reader]
+            audience.stop_waiting(reader)
+            self._turns.settle(audience)
             audience.join(reader)
             if reader.outbox is not None:
                 reader.outbox.position = reader.position
@@ -160,6 +164,7 @@ class Delivery:
             if not rest:
                 return
             outbox = reader.outbox = Outbox(reader.follow.bounds, reader.position)
+            self._writability_changed(reader)
         self._tally.queue_bytes += len(rest) - len(outbox.chunk)
         outbox.chunk = rest
         if rest:
@@ -169,10 +174,17 @@ class Delivery:
     def _become_writable(self, reader: Reader) -> None:
         reader.outbox = None
         self._lagging.drop(reader)
+        self._writability_changed(reader)
+
+    @staticmethod
+    def _writability_changed(reader: Reader) -> None:
+        if reader.phase is Phase.LIVE and reader.audience is not None:
+            reader.audience.writability_changed(reader)
 
     def position(self, reader: Reader, head: int) -> int:
         """Up to where a reader has everything of its channels, told or delivered; live, up to `head` at most."""
         if reader.phase is Phase.LIVE and reader.audience is not None:
+            self._turns.settle(reader.audience)
             return reader.audience.position_of(reader, head)
         return reader.position
 

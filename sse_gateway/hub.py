@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sse_gateway.audience import Desk
 from sse_gateway.audiences import Audiences
-from sse_gateway.batch import Batch, Joiner, batch_of
+from sse_gateway.batch import Batch, batch_of
 from sse_gateway.cut import Cut
 from sse_gateway.delivery import Delivery
 from sse_gateway.errors import SnapshotError
@@ -31,12 +31,13 @@ from sse_gateway.reader import Catchup, Phase
 from sse_gateway.reasons import CloseReason, GapReason
 from sse_gateway.snapshot import MIN_SNAPSHOT, Snapshot
 from sse_gateway.tally import Tally
+from sse_gateway.turns import Turns
 from sse_gateway.window import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sse_gateway.audience import Audience, Write
+    from sse_gateway.audience import Write
     from sse_gateway.channels import Rule, RuleTable
     from sse_gateway.errors import MessageError
     from sse_gateway.limits import Limits
@@ -73,9 +74,9 @@ class Hub:
         self.readers = 0
         self.limits = limits
         self._key = key
-        self._write = write
         self._desk = Desk(self.tally)
-        self._delivery = Delivery(self.log, self.history, self._desk, write)
+        self._turns = Turns(write, self._desk)
+        self._delivery = Delivery(self.log, self.history, self._desk, self._turns, write)
         self.lagging = self._desk.lagging
         self._intake = Intake(
             rules,
@@ -88,7 +89,6 @@ class Hub:
         self._audiences = Audiences(self.history)
         self.placement = Placement(self.log, self.history, self.tally, self.schedule)
         self._fresh: dict[Window, list[Event]] = {}  # what this read batch has brought so far
-        self._ready: deque[Audience] = deque()  # have passes
         self._catching: deque[Reader] = deque()
 
     # What comes from the source.
@@ -104,11 +104,9 @@ class Hub:
     def _tell_break(self, epoch: Epoch, now: float) -> None:
         """Tell all live streams that nobody knows what came before an epoch."""
         cursor = self.log.cursor(epoch.base)
-        found: dict[Audience, tuple[Batch, ...]] = {}
         for audience in self._audiences:
             frame = gap_frame(cursor, epoch.reason, audience.follow.asked, None)
-            found[audience] = (batch_of([Event(epoch.base, None, frame, now, type=epoch.reason.value)]),)
-        self._send(found, now)
+            self._turns.add([audience], batch_of([Event(epoch.base, None, frame, now, type=epoch.reason.value)]))
 
     def publish(
         self, pattern: bytes, channel: bytes, payload: bytes, now: float, wall: float
@@ -135,35 +133,10 @@ class Hub:
     def flush(self, now: float) -> None:
         """End a read batch: make passes of what it brought."""
         if self._fresh:
-            fresh, self._fresh = self._fresh, {}
-            self._spread(fresh, now)
+            for window, events in self._fresh.items():
+                self._turns.add(self._audiences.followers(window), batch_of(events))
+            self._fresh = {}
         self.placement.reached(now)
-
-    def _spread(self, fresh: dict[Window, list[Event]], now: float) -> None:
-        found: dict[Audience, tuple[Batch, ...]] = {}
-        for window, events in fresh.items():
-            alone = (batch_of(events),)
-            # Not one by one: an event may have very many audiences, and most get nothing else at the same time.
-            followers: dict[Audience, tuple[Batch, ...]] = dict.fromkeys(self._audiences.followers(window), alone)
-            for audience in found.keys() & followers.keys():
-                followers[audience] = found[audience] + alone
-            found |= followers
-        self._send(found, now)
-
-    def _send(self, found: dict[Audience, tuple[Batch, ...]], now: float) -> None:
-        """Make passes of what was found for each audience; who still catches up pulls it from the windows."""
-        joiner = Joiner()
-        waits = 0
-        for audience, batches in found.items():
-            if audience.size:
-                batch = batches[0] if len(batches) == 1 else joiner.join(batches)
-                if audience.framing.wrapped:
-                    batch = joiner.wrap(batch)
-                if not audience.passes:
-                    self._ready.append(audience)
-                waits += audience.put(batch, joiner)
-                audience.sent_at = now
-        self.tally.pass_bytes += waits
 
     # What comes from a peer, or goes to it.
 
@@ -228,6 +201,7 @@ class Hub:
     def _rewind(self) -> list[Reader]:
         """Take every live reader back to the windows."""
         rewound: list[Reader] = []
+        self._turns.settle_all()
         for audience in self._audiences:
             rewound += audience.members()
             for reader in audience.members():
@@ -300,7 +274,7 @@ class Hub:
         if reader.phase is Phase.LIVE:
             audience.leave(reader)
         else:
-            del audience.waiting[reader]
+            audience.stop_waiting(reader)
         if reader.outbox is not None:
             self.tally.queue_bytes -= len(reader.outbox)
             reader.outbox = None
@@ -324,7 +298,7 @@ class Hub:
     @property
     def is_busy(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._ready or self._catching)
+        return bool(self._turns or self._catching)
 
     @property
     def is_full(self) -> bool:
@@ -342,17 +316,7 @@ class Hub:
 
     def step(self, now: float) -> None:
         """Do a slice of what is due: some writes of passes, and one replay's next chunks."""
-        left = self.limits.writes_per_step
-        ready, write, desk = self._ready, self._write, self._desk
-        while ready and left > 0:
-            audience = ready.popleft()
-            passes = audience.passes
-            if not passes:
-                continue
-            left -= audience.deliver(write, left, desk, now)
-            if passes:
-                # A pass under way goes on; between two passes others have their turn.
-                (ready.appendleft if passes[0].index else ready.append)(audience)
+        self._turns.serve(self.limits.writes_per_step, now)
         self._delivery.limit(self.limits.queue_bytes)
         if self._catching:
             reader = self._catching.popleft()
@@ -375,11 +339,10 @@ class Hub:
         self.placement.expire(now)
         silent = self._audiences.silent_since(now - self.limits.heartbeat_s)
         head = self.log.head
-        heartbeat = Batch((), [heartbeat_frame(self.log.cursor(head), live=live)], head) if silent else None
+        # What is due or under way is no silence.
+        idle = [each for each in silent if each.size and not each.passes and each not in self._turns]
+        self._turns.add(idle, Batch((), [heartbeat_frame(self.log.cursor(head), live=live)], head))
         for audience in silent:
-            if heartbeat and not audience.passes and audience.size:  # what is under way is no silence
-                self._ready.append(audience)
-                self.tally.pass_bytes += audience.put_heartbeat(heartbeat)
             audience.sent_at = now
         for reader in list(self.lagging):
             if now - reader.progress_at > self.limits.write_timeout_s:

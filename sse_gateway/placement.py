@@ -97,7 +97,7 @@ class Placement:
         """Take a live reader back to its own position, from where it pulls from the windows."""
         position = audience.position_of(reader, self._log.head)
         audience.leave(reader)
-        audience.waiting[reader] = None
+        audience.wait(reader)
         if reader.outbox is not None:
             before = len(reader.outbox)
             reader.outbox.rewind()

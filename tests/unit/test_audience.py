@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sse_gateway.audience import MERGE_BYTES, Audience, Desk
-from sse_gateway.batch import Batch, Joiner, batch_of
+from sse_gateway.audience import RUN, Audience, Desk
+from sse_gateway.batch import Batch, batch_of
 from sse_gateway.channels import QueueBounds
 from sse_gateway.outbox import CHUNK_BYTES, Outbox
 from sse_gateway.reader import Follow, Framing, Reader
@@ -58,11 +58,11 @@ class Hall:
 
     def put(self, *events: Event) -> None:
         """Send a batch."""
-        self.tally.pass_bytes += self.audience.put(batch_of(events), Joiner())
+        self.tally.pass_bytes += self.audience.put(batch_of(events))
 
     def put_heartbeat(self, position: int) -> None:
         """Send a heartbeat."""
-        self.tally.pass_bytes += self.audience.put_heartbeat(Batch((), [HEARTBEAT], position))
+        self.tally.pass_bytes += self.audience.put(Batch((), [HEARTBEAT], position))
 
     def deliver(self, limit: int = 1000, now: float = 0.0) -> int:
         """Serve some slots of the oldest pass; returns how many members got all of it at once."""
@@ -115,7 +115,7 @@ def test_everybody_gets_a_batch() -> None:
 
     assert served == 3
     assert [unchunk(sock.taken) for _, sock in members] == [event(1).frame + event(2).frame] * 3
-    assert (hall.audience.passes, hall.audience.events, hall.audience.bytes) == ([], 2, 40)
+    assert (hall.audience.passes, hall.audience.events, hall.audience.bytes) == ((), 2, 40)
     assert hall.tally.pass_bytes == 0
 
 
@@ -129,7 +129,7 @@ def test_slices() -> None:
 
     assert served == [2, 2, 1]
     assert [sock.taken for _, sock in members] == [event(1).frame] * 5
-    assert hall.audience.passes == []
+    assert hall.audience.passes == ()
 
 
 def test_a_batch_of_two_audiences() -> None:
@@ -140,7 +140,7 @@ def test_a_batch_of_two_audiences() -> None:
         hall.join()
         other.join()
     batch = batch_of([event(1)])
-    waits = [found.audience.put(batch, Joiner()) for found in (hall, other)]
+    waits = [found.audience.put(batch) for found in (hall, other)]
     hall.tally.pass_bytes = sum(waits)
 
     hall.audience.deliver(hall.network.write, 9, hall.desk, 0.0)
@@ -150,34 +150,6 @@ def test_a_batch_of_two_audiences() -> None:
     assert waits == [batch.size, 0]
     assert (between, hall.tally.pass_bytes) == (batch.size, 0)
     assert (batch.served, hall.desk.served) == (4, [batch])
-
-
-def test_waiting_passes_merge() -> None:
-    """Batches that come before a pass has begun go with it; later ones get a pass of their own."""
-    hall = Hall()
-    members = [hall.join() for _ in range(2)]
-    hall.put(event(1))
-    hall.put(event(2))
-    merged = len(hall.audience.passes)
-    hall.deliver(1)
-    hall.put(event(3))
-    hall.put(event(4))
-    after = len(hall.audience.passes)
-
-    hall.deliver_all()
-
-    assert (merged, after) == (1, 2)
-    assert [sock.taken for _, sock in members] == [b"".join(event(position).frame for position in range(1, 5))] * 2
-    assert hall.tally.pass_bytes == 0
-
-
-def test_merged_passes_have_a_bound() -> None:
-    """A queue judges batch by batch, so no batch becomes as large as all that waits."""
-    hall = Hall()
-    hall.join()
-    for position in range(1, 6):
-        hall.put(event(position, MERGE_BYTES // 2))
-    assert [current.batch.size for current in hall.audience.passes] == [MERGE_BYTES, MERGE_BYTES, MERGE_BYTES // 2]
 
 
 def test_pass_is_for_those_who_were_there() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sse_gateway.audiences import Audiences
-from sse_gateway.batch import Joiner, batch_of
+from sse_gateway.batch import batch_of
 from sse_gateway.channels import Rule, RuleTable
 from sse_gateway.history import History
 from sse_gateway.reader import Framing, Reader
@@ -100,7 +100,7 @@ def test_dissolve_counts_what_waited() -> None:
     """What still waited in passes is dropped, and returned as bytes (I5)."""
     hall = Hall()
     audience = hall.admit("channel=a")
-    audience.put(batch_of([Event(1, None, b"x" * 50, 0.0)]), Joiner())
+    audience.put(batch_of([Event(1, None, b"x" * 50, 0.0)]))
 
     assert hall.dissolve(audience) == 50
     assert not audience.passes
