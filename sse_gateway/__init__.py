@@ -8,7 +8,7 @@ The package is built in layers; imports point down, and layers 0 to 2 do no I/O:
                   config (settings  document  values  overrides  conflicts  quantities  redis_url)
     2 core        hub  replica  offers
     1 mechanisms  intake  decoder  log  window  timeline  history  frames
-                  audience  audiences  outbox  delivery  opening  replay  hold  placement  reader  subscription  tally
+                  audience  audiences  turns  outbox  delivery  opening  replay  hold  placement  reader  subscription  tally
                   control  checkpoints  decisions  joining  cut  snapshot
     0 vocabulary  cursor  channels  events  reasons  errors
 """

@@ -341,7 +341,8 @@ class Hub:
         head = self.log.head
         # What is due or under way is no silence.
         idle = [each for each in silent if each.size and not each.passes and each not in self._turns]
-        self._turns.add(idle, Batch((), [heartbeat_frame(self.log.cursor(head), live=live)], head))
+        if idle:
+            self._turns.add(idle, Batch((), [heartbeat_frame(self.log.cursor(head), live=live)], head))
         for audience in silent:
             audience.sent_at = now
         for reader in list(self.lagging):

@@ -4,7 +4,8 @@ Rules:
     1. What comes is only noted, for each audience; it gets its part at its turn. So very many audiences are looked at
        once for an event, and nothing holds the loop when it comes.
     2. Turns go in rounds: what comes while a round is under way is due in the next one. So an audience that gets
-       very much has one turn in a round as all others, and what has gathered for it goes out together.
+       very much has one turn in a round as all others, and what has gathered for it goes out together. In a round
+       the last noted comes first: that is the cheapest way through a dictionary, and nobody waits longer than a round.
     3. An audience with more slots than one step has writes left gets a pass, which goes on in the next steps,
        before further turns.
     4. Before an audience gets a new member, or a member's position is asked for, what is due to it becomes passes

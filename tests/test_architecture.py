@@ -23,6 +23,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "census",
             "audience",
             "audiences",
+            "turns",
             "backlog",
             "batch",
             "checkpoints",

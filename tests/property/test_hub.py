@@ -75,7 +75,7 @@ def rewired(
             rules, hub.log, hub.history, hub.tally, max_bytes=limits.message_bytes, max_routes=limits.channels
         )
         hub._audiences = audiences(hub.history)
-        hub._delivery = delivery(hub.log, hub.history, hub._desk, write)
+        hub._delivery = delivery(hub.log, hub.history, hub._desk, hub._turns, write)
         hub.placement = Placement(hub.log, hub.history, hub.tally, hub.schedule)
         return hub
 
@@ -90,7 +90,7 @@ class JoinsBeforeTheHead(Delivery):
         catchup, audience = reader.catchup, reader.audience
         if reader.phase is Phase.REPLAY and catchup is not None and catchup.is_open and audience is not None:
             reader.phase, reader.catchup = Phase.LIVE, None
-            del audience.waiting[reader]
+            audience.stop_waiting(reader)
             audience.join(reader)
             if reader.outbox is not None:
                 reader.outbox.position = reader.position

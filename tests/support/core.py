@@ -15,6 +15,7 @@ from sse_gateway.subscription import parse_subscription
 from tests.support.sockets import UNLIMITED, Network
 
 if TYPE_CHECKING:
+    from sse_gateway.batch import Batch
     from sse_gateway.reasons import CloseReason
     from tests.support.sockets import FakeSocket
 
@@ -212,6 +213,10 @@ class Core:
             self.run()
         return Client(self, reader, sock)
 
+    def held(self) -> set[Batch]:
+        """Batches that wait in rounds and in passes."""
+        return held_batches(self.hub)
+
     def run(self) -> None:
         """Do everything that is due."""
         self.hub.flush(self.now)
@@ -224,3 +229,9 @@ class Core:
         self.now += seconds
         self.hub.tick(self.now, live=live)
         self.run()
+
+
+def held_batches(hub: Hub) -> set[Batch]:
+    """Batches that wait in a hub's rounds and passes; several audiences may share one."""
+    passes = [current for audience in hub._audiences for current in audience.passes]
+    return {*hub._turns._round.held, *hub._turns._next.held, *(current.batch for current in passes)}

@@ -179,6 +179,96 @@ def test_member_that_left() -> None:
     assert hall.audience.size == 1
 
 
+@pytest.mark.parametrize("number", [0, 3, RUN])
+def test_run_that_somebody_stops(number: int) -> None:
+    """Many are written to in a run; who is gone, takes nothing, or a part of it stops it for himself alone."""
+    hall = Hall()
+    members = [hall.join(room) for room in [UNLIMITED] * number + [0, 9] + [UNLIMITED] * RUN]
+    members[-1][1].is_gone = True
+    hall.put(event(1))
+
+    served = hall.deliver()
+
+    assert served == number + RUN - 1
+    assert [len(sock.taken) for _, sock in members] == [20] * number + [0, 9] + [20] * (RUN - 1) + [0]
+    assert [reader.outbox is not None for reader, _ in members[number : number + 2]] == [True, True]
+    assert members[-1][1].aborted is CloseReason.CLIENT
+    hall.put(event(2))
+    assert hall.deliver() == number + RUN - 1
+
+
+def test_whole_run() -> None:
+    """All get the same, in slices of a run."""
+    hall = Hall()
+    members = [hall.join() for _ in range(2 * RUN)]
+    hall.put(event(1))
+    assert [hall.deliver(RUN), hall.deliver(RUN)] == [RUN, RUN]
+    assert [sock.taken for _, sock in members] == [event(1).frame] * (2 * RUN)
+
+
+def test_last_of_a_run_takes_a_part() -> None:
+    """Nobody is left to go on with."""
+    hall = Hall()
+    members = [hall.join(room) for room in [UNLIMITED] * RUN + [9]]
+    hall.put(event(1))
+    assert hall.deliver() == RUN
+    assert members[-1][0].outbox is not None
+
+
+@pytest.mark.parametrize("rooms", [[UNLIMITED], [0], [9], [UNLIMITED, 0, 9]])
+def test_served_at_once(rooms: list[int]) -> None:
+    """Without a pass, all that take it have it; what others do not take waits."""
+    hall = Hall()
+    members = [hall.join(room) for room in rooms]
+    batch = batch_of([event(1)])
+
+    slots = hall.audience.serve(batch, hall.network.write, hall.desk, 5.0)
+
+    assert (slots, batch.served) == (len(rooms), rooms.count(UNLIMITED))
+    assert hall.desk.served == [batch] or not batch.served
+    assert [reader.outbox is None for reader, _ in members] == [room == UNLIMITED for room in rooms]
+    assert [reader.bytes + 20 for reader, _ in members] == [20 if room else 0 for room in rooms]
+    assert (hall.audience.events, hall.audience.bytes, hall.audience.sent_at) == (1, 20, 5.0)
+    assert [hall.audience.position_of(reader, 1) for reader, _ in members] == [int(room != 0) for room in rooms]
+
+
+def test_served_one_by_one() -> None:
+    """Batches of one audience may be counted together; nothing is written for one that is gone or behind."""
+    hall = Hall()
+    reader, sock = hall.join()
+    batch = batch_of([event(1)])
+    for _ in range(2):
+        hall.audience.serve(batch, hall.network.write, hall.desk, 0.0)
+    sock.room = 0
+    for _ in range(2):
+        hall.audience.serve(batch, hall.network.write, hall.desk, 0.0)
+
+    assert (batch.served, hall.desk.served, len(sock.taken)) == (2, [batch], 40)
+    assert reader.outbox is not None
+    assert reader.outbox.count == 2
+    reader.outbox = None
+    hall.audience.writability_changed(reader)
+    sock.room = UNLIMITED
+    hall.audience.serve(batch, hall.network.write, hall.desk, 0.0)
+    sock.is_gone = True
+    hall.audience.serve(batch, hall.network.write, hall.desk, 0.0)
+    assert (len(sock.taken), sock.aborted) == (60, CloseReason.CLIENT)
+
+
+def test_who_waits() -> None:
+    """Readers that catch up are noted; nothing is kept for an audience that nobody waits for."""
+    hall = Hall()
+    readers = [Reader(hall.network.open(0), hall.follow, hall.audience.framing, 3000) for _ in range(2)]
+    nobody = hall.audience.waiting
+    for reader in readers:
+        hall.audience.wait(reader)
+    assert list(hall.audience.waiting) == readers
+    for reader in readers:
+        hall.audience.stop_waiting(reader)
+    assert hall.audience.waiting is nobody
+    assert not nobody
+
+
 def test_full_socket() -> None:
     """A socket that takes nothing has the whole batch queued, and is waited for (I4)."""
     hall = Hall()
@@ -311,7 +401,7 @@ def test_last_client_left() -> None:
     served = hall.deliver(10)
 
     assert (current.index, served) == (1, 0)
-    assert (hall.audience.passes, hall.audience.size, hall.tally.pass_bytes) == ([], 0, 0)
+    assert (hall.audience.passes, hall.audience.size, hall.tally.pass_bytes) == ((), 0, 0)
 
 
 def test_heartbeat() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sse_gateway.batch import Batch, Blob, Joiner, batch_of
+from sse_gateway.batch import JOINED_BYTES, Batch, Blob, Joiner, batch_of
 from sse_gateway.outbox import CHUNK_BYTES
 from sse_gateway.reasons import GapReason
 from sse_gateway.window import Event, Window
@@ -9,9 +9,9 @@ from tests.support.core import parse_blocks, rule, unchunk
 WINDOW = Window("a", rule(), -1, 0.0)
 
 
-def event(position: int) -> Event:
-    """An event."""
-    return Event(position, WINDOW, b"id: %d\ndata: x\n\n" % position, 0.0)
+def event(position: int, size: int = 0) -> Event:
+    """An event whose frame has at least so many bytes."""
+    return Event(position, WINDOW, (b"id: %d\ndata: x" % position).ljust(size - 2, b"x") + b"\n\n", 0.0)
 
 
 def break_(position: int) -> Event:
@@ -63,11 +63,11 @@ def test_bytes_are_made_once() -> None:
     assert (batch.blob(True).data, batch.blob(False).data) == (b"3\r\nabc\r\n", b"abc")
 
 
-def test_released_with_the_last_pass() -> None:
-    """It waits as long as a pass has it, and is charged once (rule 3)."""
+def test_released_with_the_last_hold() -> None:
+    """It waits as long as anything holds it, and is charged once (rule 3)."""
     batch = batch_of([event(1)])
-    batch.passes = 2
 
+    assert [batch.hold(), batch.hold()] == [batch.size, 0]
     assert [batch.release(), batch.release()] == [0, batch.size]
 
 
@@ -77,16 +77,25 @@ def test_joined_in_log_order() -> None:
 
     joined = joiner.join((one, other))
 
-    assert [found.position for found in joined.events] == [1, 2, 5, 7]
+    assert [[found.position for found in batch.events] for batch in joined] == [[1, 2, 5, 7]]
     assert joiner.join((one, other)) is joined
-    assert joiner.join((one,)) is one
+    assert joiner.made == list(joined)
     assert [found.position for found in one.events] == [1, 5]
+
+
+def test_joined_up_to_a_bound() -> None:
+    """Batches are cut where they have so many bytes: what is joined is copied, and a queue judges batch by batch."""
+    batches = tuple(batch_of([event(position, JOINED_BYTES // 2 - 1)]) for position in range(1, 6))
+
+    joined = Joiner().join(batches)
+
+    assert [batch.count for batch in joined] == [3, 2]
 
 
 def test_wrapped_once() -> None:
     """Wrapped audiences share their batches too, and each event is wrapped once, in however many batches it is."""
     one, joiner = batch_of([event(1), break_(2)]), Joiner()
-    more = joiner.join((one, batch_of([event(3)])))
+    (more,) = joiner.join((one, batch_of([event(3)])))
 
     wrapped, again = joiner.wrap(one), joiner.wrap(more)
 
