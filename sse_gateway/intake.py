@@ -79,6 +79,8 @@ class Intake:
             return self._hold(rule, name, cursor, payload, now, wall)
         except MessageError as error:
             self._tally.rejected[error.reason] += 1
+            # Its traceback leads to the frame that it is returned to: a cycle, which would keep the payload.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             return rule, error
 
     def _route(self, channel: bytes) -> tuple[Rule, str | None] | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from sse_gateway.channels import RuleTable
@@ -82,6 +84,26 @@ def test_rejected(channel: str | bytes, payload: bytes, reason: RejectReason) ->
     assert place.log.head == 1
     assert not place.history.windows
     assert (place.tally.messages, place.tally.events, place.tally.rejected[reason]) == ([0, 0, 1], [0, 0, 0], 1)
+
+
+@pytest.mark.parametrize("payload", [b"{", b"\xff", b"x" * (MAX_BYTES + 1)])
+def test_rejected_leaves_nothing(payload: bytes) -> None:
+    """A rejected payload goes with its message: nothing leads in a circle that only the collector would find."""
+    place = Place()
+
+    def publish() -> None:
+        taken = place.intake.take(b"s:*", b"s:a", payload, NOW, WALL)
+        assert isinstance(taken, tuple)
+
+    publish()
+    gc.collect()
+    gc.disable()
+    try:
+        publish()
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found == 0
 
 
 def test_duplicate() -> None:
