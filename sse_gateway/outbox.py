@@ -33,6 +33,9 @@ CHUNK_BYTES = 32 * 1024
 KEPT_BYTES = 512
 """A larger frame is not kept for its cursor when its event is dropped, only its beginning."""
 
+NAMED = 64
+"""A gap names so many channels; one more is remembered, which means all that the stream follows."""
+
 _HEAD_BYTES = 80  # the cursor of an event or of a gap ends before
 
 
@@ -79,7 +82,7 @@ class Dropped:
     Attributes:
         newest: The newest of it, for its position and cursor; its frame may be cut.
         count: Events dropped.
-        windows: Their channels.
+        windows: Their channels, at most `NAMED` and one.
         reason: Reason of the newest break among them, or None.
     """
 
@@ -170,7 +173,8 @@ class Outbox:
                 if window is None:
                     dropped.reason = event.type
                 elif newest is None or newest.get(window) is event:
-                    windows[window] = None
+                    if len(windows) <= NAMED:
+                        windows[window] = None
                     lost += 1
                     if newest is not None:
                         del newest[window]

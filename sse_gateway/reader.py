@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from sse_gateway.channels import QueueBounds
+from sse_gateway.outbox import NAMED, Outbox
 from sse_gateway.reasons import Policy, Replay
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from sse_gateway.audience import Audience
     from sse_gateway.channels import Rule
-    from sse_gateway.outbox import Outbox
     from sse_gateway.reasons import CloseReason, GapReason
     from sse_gateway.window import Window
 
@@ -206,8 +206,8 @@ class Reader:
 def names_of(follow: Follow, windows: Sequence[Window]) -> list[str]:
     """Channel names for a gap block: those that lost events, or all that were asked for.
 
-    A prefix may lose on very many channels; beyond 64 names the gap is told on all.
+    A prefix may lose on very many channels; beyond `NAMED` the gap is told on all.
     """
-    if not windows or len(windows) > 64:
+    if not windows or len(windows) > NAMED:
         return list(follow.asked)
     return sorted(window.name for window in windows)

@@ -4,7 +4,7 @@ import pytest
 
 from sse_gateway.channels import QueueBounds
 from sse_gateway.frames import gap_frame
-from sse_gateway.outbox import CHUNK_BYTES, KEPT_BYTES, Loss, Outbox
+from sse_gateway.outbox import CHUNK_BYTES, KEPT_BYTES, NAMED, Loss, Outbox
 from sse_gateway.reasons import GapReason, Policy
 from sse_gateway.window import Event, Window
 from tests.support.core import rule
@@ -251,6 +251,18 @@ def held(box: Outbox) -> int:
     """Bytes of the frame that an outbox keeps of what it has dropped."""
     assert box.dropped is not None
     return len(box.dropped.newest.frame)
+
+
+def test_dropped_channels_have_a_bound() -> None:
+    """A stream of a prefix may lose on very many channels while it is stalled: no more are remembered than can be named."""
+    box = outbox(events=1)
+    for position in range(1, 1000):
+        box.offer([event(position, Window(str(position), rule(), -1, 0.0))])
+
+    lost, _ = box.take()
+
+    assert lost is not None
+    assert (lost.missed, len(lost.windows)) == (997, NAMED + 1)
 
 
 def test_latest() -> None:
