@@ -20,7 +20,7 @@ class Limits:
         heartbeat_s: Silence after which a stream gets a heartbeat.
         write_timeout_s: How long a socket may take no byte.
         ring_size: Positions whose cursors can be verified.
-        writes_per_step: Writes of a pass between two looks at the clock: 64 take about 0.4 ms.
+        writes_per_step: Writes between two looks at the clock: 64 take about 0.4 ms.
     """
 
     channels: int
