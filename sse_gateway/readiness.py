@@ -45,6 +45,17 @@ class Readiness:
         self._watched: list[Watched | None] = []
         self._count = 0
 
+    def prepare(self) -> select.epoll:
+        """Take the descriptor that the first to be watched needs, while a failure does no harm yet. Idempotent.
+
+        Raises:
+            OSError: There are none left (EMFILE, ENFILE).
+        """
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._loop.add_reader(self._epoll.fileno(), self._tell, self._epoll)
+        return self._epoll
+
     def watch(self, socket: Watched, *, writes: bool) -> None:
         """Tell a socket from now on when it can be read.
 
@@ -57,7 +68,7 @@ class Readiness:
         """
         fd = socket.fd
         events = select.EPOLLIN | select.EPOLLOUT if writes else select.EPOLLIN
-        epoll = self._epoll or self._begin()
+        epoll = self.prepare()
         self._watched.extend([None] * (fd + 1 - len(self._watched)))
         if self._watched[fd] is not None:
             epoll.modify(fd, events)
@@ -68,20 +79,18 @@ class Readiness:
 
     def forget(self, fd: int) -> None:
         """Watch a descriptor no longer, which is still open. Idempotent."""
-        if self._epoll is None or fd >= len(self._watched) or self._watched[fd] is None:
-            return
-        self._epoll.unregister(fd)
-        self._watched[fd] = None
-        self._count -= 1
-        if not self._count:
+        if self._epoll is not None and fd < len(self._watched) and self._watched[fd] is not None:
+            self._epoll.unregister(fd)
+            self._watched[fd] = None
+            self._count -= 1
+        self.rest()
+
+    def rest(self) -> None:
+        """Give the descriptor back if nobody is watched. Idempotent."""
+        if self._epoll is not None and not self._count:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
             self._epoll = None
-
-    def _begin(self) -> select.epoll:
-        self._epoll = select.epoll()
-        self._loop.add_reader(self._epoll.fileno(), self._tell, self._epoll)
-        return self._epoll
 
     def _tell(self, epoll: select.epoll) -> None:
         for fd, events in epoll.poll(0, MAX_TOLD):

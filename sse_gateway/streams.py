@@ -198,12 +198,14 @@ class Streams:
             return self._refused(place, caller)
         settings = self._settings
         try:
+            self.readiness.prepare()
             fd = take_socket(
                 transport,
                 send_buffer_bytes=settings.send_buffer_bytes,
                 write_timeout_s=settings.write_timeout_s,
             )
         except OSError as error:
+            self.readiness.rest()
             self._admission.leave(place)
             if error.errno in {errno.EMFILE, errno.ENFILE}:  # connections without a stream hold them
                 return self._refused(Refusal.FULL, caller)

@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
+from contextlib import contextmanager
+from itertools import count, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,6 +142,33 @@ def test_a_client_that_is_gone_before_its_first_byte(
 
     opened = server.call(lambda: server.gateway.hub.tally.opened)
     assert server.closed() == ({"client": opened} if opened else {})
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_the_first_stream_finds_no_descriptor(server: InProcess, follow: Callable[..., Stream], spare: int) -> None:
+    """It needs two, as the watcher of all has one of its own: with fewer it is refused for now, and is not cut."""
+    server.streams.before.close()
+    stream = follow()
+    assert server.streams.before.reached.wait(5)
+    with few_descriptors(spare):
+        server.streams.before.open()
+        stream.wait_end()
+
+    assert (stream.status, b"gateway.unavailable" in stream.body, stream.was_reset) == (200, True, False)
+    assert follow().wait_open().type == "gateway.open"
+
+
+@contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """Leave this process so many, and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in count() if not Path(f"/proc/self/fd/{number}").is_symlink())
+    limit = next(islice(free, spare, None))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "half_close"])

@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from tests.support.valkey import Valkey
 
 EPOCH = "epoch0000001"
-WALL = time.time()  # noqa: TID251 - ages of what is stored
 PRIVILEGES = (
     "on >secret resetkeys resetchannels -@all +watch +multi +exec +discard +get +mget +set +setrange +del +pexpire "
     "+hset +hdel +hscan +zadd +zscore +zrange +zrevrange +zremrangebyscore +zremrangebyrank ~sse-gateway:test:*"
 )
 """All that the gateway's user needs to keep a store."""
+
+
+def wall() -> float:
+    """Unix seconds, as they are now: what was stored ages while other tests run."""
+    return time.time()  # noqa: TID251 - ages of what is stored
 
 
 def unforeseen(error: BaseException) -> None:
@@ -57,7 +61,7 @@ async def write(target: Store, mirror: Mirror, core: Core) -> bool:
     state = await target.state(EPOCH)
     if not mirror.is_valid:
         assert mirror.begin(None, {}, 1, core.now)
-    while (batch := mirror.batch(core.now, WALL)) is not None:
+    while (batch := mirror.batch(core.now, wall())) is not None:
         if not await target.transact(EPOCH, state, batch.commands, batch.expected):
             return False
         state = batch.state
@@ -387,7 +391,7 @@ async def test_what_is_written_while_it_is_read_is_read_again(
             looks += 1
             if looks == 1:
                 core.publish("b", "d3")
-                batch = mirror.batch(core.now, WALL)
+                batch = mirror.batch(core.now, wall())
                 assert batch is not None
                 assert await target.transact(EPOCH, value, batch.commands, batch.expected)
             return value

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -104,9 +105,9 @@ class GatedStreams(Streams):
         return super().open(transport, head, subscription, chunked=chunked, caller=caller, identity=identity)
 
     def retry_ms(self) -> int:
-        """Pass the second gate: this is drawn once per stream, right after its socket has been taken."""
+        """Pass the second gate: this is drawn once per stream, right after its socket has been taken, and for a refusal."""
         self.between.pass_through()
-        self.descriptors.append(next(reversed(self.open_streams)).fd)
+        self.descriptors += [stream.fd for stream in islice(reversed(self.open_streams), 1)]
         return super().retry_ms()
 
 
