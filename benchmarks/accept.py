@@ -38,6 +38,7 @@ COLUMNS = (
     Column("cpu_us_per_stream", "server CPU, us per stream", digits=1),
     Column("opened_s", "all open after, s", digits=2),
     Column("server_core_busy", "server core, %", 100, 0),
+    Column("load_core_busy", "load core, %", 100, 0),
 )
 
 LOAD = Load(streams=10_000, rate=0, payload_bytes=0, max_seconds=180)

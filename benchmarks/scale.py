@@ -51,6 +51,7 @@ HOLD_COLUMNS = (
     Column("p50_ms", "half, ms"),
     Column("p99_ms", "99 %, ms"),
     Column("received", "streams that have it", digits=0),
+    Column("load_core_busy", "load core, %", 100, 0),
     Column("opened_s", "opened in, s"),
     Column("bytes_per_stream", "resident bytes per stream", digits=0),
     Column("kernel_bytes_per_stream", "kernel, both ends", digits=0),
@@ -66,6 +67,7 @@ GROWTH_COLUMNS = (
     Column("rss_bytes", "resident, MiB", 2**-20),
     Column("server_cpu_share", "server CPU, %", 100, 0),
     Column("client_cpu_share", "client CPU, %", 100, 0),
+    Column("load_core_busy", "its core, %", 100, 0),
 )
 
 
@@ -253,7 +255,7 @@ SCENARIOS = {
         GROWTH_COLUMNS,
         loads=GROWTH_LOADS,
         asides=frozenset({STREAMS[1], *CHANNELS, *WINDOWS}),
-        rounds=3,
+        rounds=5,
     ),
     "workers": Scenario(
         "j: two workers against one on the same core, 1,000 streams, 100 events/s of 100 bytes",
