@@ -133,3 +133,27 @@ def test_who_has_not_the_secret_is_not_heard(own_valkey: Valkey, gateways: Gatew
         assert gateway.metric(IGNORED, reason="forged") >= FLOOD
         assert gateway.metric(IGNORED, reason="malformed") >= FLOOD
         assert gateway.metric(IGNORED, reason="stale") > 0
+
+
+def test_without_a_secret_a_forger_costs_gaps_and_never_a_silent_hole(own_valkey: Valkey, gateways: Gateways) -> None:
+    """I2: who can speak for a node makes all begin anew; every client is told, and goes on."""
+    cluster = {"name": "open"}
+    channel = "__sse_gateway:open"
+    nodes = start_nodes(gateways, node(own_valkey, cluster=cluster), node(own_valkey, cluster=cluster))
+    clients = [Client(f"/events/{name}", [name], [n.address for n in nodes], seed=1, stay=30) for name in NAMES]
+    clients.append(Client("/events/a:*", NAMES[:2], [nodes[0].address]))
+    known = epochs(nodes)
+    with closing(Link(own_valkey.port)) as spy, loaded(own_valkey, NAMES, clients) as load:
+        spy.call("SUBSCRIBE", channel)
+        load.wait_published(200)
+        checkpoint = overheard(spy)[-1]
+        mark = checkpoint.split()[2].decode()
+        for message in forgeries(checkpoint + b" -", Control("zzzzzz000001", mark)):  # in the place of a MAC
+            own_valkey.publish_many([(channel, message)])
+            load.wait_published(20)
+        load.wait_current()
+
+    assert load.judge(anew=True) == []
+    assert {reason for client in clients for reason in client.reasons} == {"epoch"}
+    assert epochs(nodes) != known
+    assert [gateway.metric(IGNORED, reason="forged") for gateway in nodes] == [0, 0]
