@@ -166,7 +166,7 @@ def calls_per_stream(server: InProcess, target: Callable[[int], str]) -> tuple[f
 def test_a_delivery_is_no_call_of_ours(server: InProcess) -> None:
     """The members of an audience are written to in runs, within one call of C's: what an event costs besides is not paid per stream.
 
-    Measured 0.3 calls of Python and 0.2 of C for each stream more: a pass looks at the clock now and then, and on a busy machine
+    Measured 0.2 calls of Python and 0.1 of C for each stream more: a pass looks at the clock now and then, and on a busy machine
     is done in several slices. One more call for each delivery, or a loop of ours over the members, would be one more.
     """
     python, c = calls_per_stream(server, shared)
