@@ -28,7 +28,7 @@ from sse_gateway.logs import log_event
 from sse_gateway.orders import Accept, Deafen, Drain, Start, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from sse_gateway.child import Child
@@ -293,7 +293,7 @@ class Generation:
     async def deafen(self) -> None:
         """Have all of them accept no more, and wait until they do: whose stream one ends must not meet another."""
         self._tell(Deafen())
-        await self.ask()  # orders are followed in turn
+        await self._ask(self.children.values())  # orders are followed in turn
 
     def drain(self, *, refuse: bool) -> None:
         """End all workers, streams spread over the drain time. Only the first time counts."""
@@ -341,12 +341,19 @@ class Generation:
         return missing.union(*(child.reasons or () for child in self.children.values()))
 
     async def ask(self, *, metrics: bool = False) -> set[str]:
-        """Ask all of them; returns why new streams would not be served. Who does not answer in time is missing."""
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(child.ask(ANSWER_S, metrics=metrics)) for child in self.children.values()]
-        reports = [task.result() for task in asked]
+        """Ask all that are up; returns why new streams would not be served.
+
+        Who does not answer in time is missing, and so is who still starts: that takes longer than whoever asks may wait.
+        """
+        reports = await self._ask([child for child in self.children.values() if child.is_up], metrics=metrics)
         missing = set() if self.is_up and None not in reports else {MISSING}
         return missing.union(*(report.reasons for report in reports if report is not None))
+
+    @staticmethod
+    async def _ask(those: Iterable[Child], *, metrics: bool = False) -> list[Report | None]:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(child.ask(ANSWER_S, metrics=metrics)) for child in those]
+        return [task.result() for task in asked]
 
 
 def _share(settings: Settings, slot: int) -> int:

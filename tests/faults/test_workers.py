@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sse_gateway.generation import ANSWER_S
 from tests.support.gateway_process import CONNECTIONS, DELIVERIES, MARKER, configuration, poll
 from tests.support.streams import follow
 from tests.support.valkey import free_port, running
@@ -183,6 +184,25 @@ def test_one_dead_worker_is_not_ready(gateways: Gateways, valkey: Valkey, connec
     valkey.publish(f"sse:{channel}", "hello")
     for stream in left:
         stream.wait_for(lambda s: s.eof or "hello" in s.data)
+    gateway.wait_ready()
+
+
+def test_a_worker_that_starts_holds_up_no_question(gateways: Gateways, valkey: Valkey) -> None:
+    """However long it takes, probes and scrapes are answered: not ready, and with the metrics of the others."""
+    gateway = gateways.start(workers(2, valkey))
+    before = set(gateway.worker_pids())
+    kill_one(gateway)
+    (new,) = poll(lambda: set(gateway.worker_pids()) - before, timeout_s=5, what="new worker")
+    os.kill(new, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        reasons, metrics = gateway.unready_reasons(), gateway.metrics()
+        took_s = time.monotonic() - began
+    finally:
+        os.kill(new, signal.SIGCONT)
+
+    assert (reasons, metrics.value(WORKERS)) == (["worker"], 1)
+    assert took_s < 1.5 * ANSWER_S  # each of the two would wait so long
     gateway.wait_ready()
 
 
