@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from array import array
 from contextlib import suppress
 from itertools import repeat
 from operator import length_hint
@@ -26,12 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sse_gateway.batch import Batch
-    from sse_gateway.reader import Follow, Framing, Reader
+    from sse_gateway.reader import Follow, Framing, Handle, Reader
     from sse_gateway.tally import Tally
     from sse_gateway.window import Event, Window
-
-NOT_NOW = -1
-"""In the place of a descriptor that nothing is written to."""
 
 RUN = 8
 """From so many slots on it is worth to write to them in a run."""
@@ -41,8 +37,8 @@ NOBODY: Final[dict[Reader, None]] = {}
 
 _DISCONNECT = Policy.DISCONNECT  # to look a member of an enumeration up costs 600 instructions
 
-Write: TypeAlias = "Callable[[int, bytes], int]"
-"""Write to a descriptor that does not block: bytes taken; BlockingIOError if none, OSError if gone."""
+Write: TypeAlias = "Callable[[Handle, bytes], int]"
+"""Write to a sink's handle, without waiting: bytes taken; BlockingIOError if none, OSError if gone."""
 
 
 class Desk:
@@ -100,7 +96,7 @@ class Pass(Struct, gc=False):
 class Audience:
     """The members and what is under way to them.
 
-    The descriptors stand in an array of their own: a write then touches nothing of its member, whose memory is cold
+    The handles stand in a list of their own: a write then touches nothing of its member, whose memory is cold
     where members are many.
 
     Attributes:
@@ -114,7 +110,7 @@ class Audience:
         waiting: Readers that are still catching up and will join.
         events: Events passed to every member so far.
         bytes: Bytes of frames, likewise.
-        fds: For each slot the descriptor, or `NOT_NOW` if its member is not writable or has left.
+        handles: For each slot what is written to, or None if its member is not writable or has left.
     """
 
     __slots__ = (
@@ -122,9 +118,9 @@ class Audience:
         "_position",
         "bytes",
         "events",
-        "fds",
         "follow",
         "framing",
+        "handles",
         "passes",
         "sent_at",
         "size",
@@ -145,7 +141,7 @@ class Audience:
         self.events = 0
         self.bytes = 0
         self._members: list[Reader | None] = []
-        self.fds = array("i")
+        self.handles: list[Handle | None] = []
         self._position = -1
 
     def wait(self, reader: Reader) -> None:
@@ -170,7 +166,7 @@ class Audience:
             self._compact()
         reader.slot = len(self._members)
         self._members.append(reader)
-        self.fds.append(_fd_of(reader))
+        self.handles.append(_handle_of(reader))
         self.size += 1
         reader.events -= self.events
         reader.bytes -= self.bytes
@@ -181,7 +177,7 @@ class Audience:
     def leave(self, reader: Reader) -> None:
         """Take a member out and settle its counters."""
         self._members[reader.slot] = None
-        self.fds[reader.slot] = NOT_NOW
+        self.handles[reader.slot] = None
         self.size -= 1
         reader.events += self.events
         reader.bytes += self.bytes
@@ -192,7 +188,7 @@ class Audience:
 
     def writability_changed(self, reader: Reader) -> None:
         """Note that a member has an outbox, or has none any more."""
-        self.fds[reader.slot] = _fd_of(reader)
+        self.handles[reader.slot] = _handle_of(reader)
 
     def drop_passes(self) -> int:
         """Forget what is under way; every member has left. Returns the bytes that waited."""
@@ -245,10 +241,10 @@ class Audience:
         Returns:
             How many slots those were.
         """
-        fds, data = self.fds, batch.blob(self.framing.chunked).data
-        slots = len(fds)
+        handles, data = self.handles, batch.blob(self.framing.chunked).data
+        slots = len(handles)
         try:  # at once where it is one: audiences that are very many mostly are
-            sent = write(fds[0], data) if slots == 1 and fds[0] != NOT_NOW else -1
+            sent = write(handles[0], data) if slots == 1 and handles[0] is not None else -1
         except OSError:
             sent = -1
         if sent == len(data):
@@ -273,14 +269,14 @@ class Audience:
             desk.served.append(batch)
         if stop - start >= RUN:
             start = self._write_run(batch, data, start, stop, write, desk, now)
-        fds = self.fds
+        handles = self.handles
         for slot in range(start, stop):
-            fd = fds[slot]
-            if fd == NOT_NOW:
+            handle = handles[slot]
+            if handle is None:
                 self._offer(slot, batch, desk)
                 continue
             try:
-                sent = write(fd, data)
+                sent = write(handle, data)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -297,19 +293,19 @@ class Audience:
         Returns:
             The slot to go on from.
         """
-        run = self.fds[start:stop].tolist()
-        if NOT_NOW in run:
+        run = self.handles[start:stop]
+        if None in run:
             return start
-        fds = iter(run)
+        left = iter(run)
         sent = size = len(data)
         with suppress(OSError):  # whoever goes on meets it again
-            for sent in map(write, fds, repeat(data)):
+            for sent in map(write, left, repeat(data)):
                 if sent != size:
                     break
             else:
                 batch.served += len(run)
                 return stop
-        slot = stop - length_hint(fds) - 1
+        slot = stop - length_hint(left) - 1
         batch.served += slot - start
         if sent == size:
             return slot
@@ -319,9 +315,9 @@ class Audience:
     def _fall_behind(self, slot: int, batch: Batch, sent: int, desk: Desk, now: float) -> None:
         """Queue what the socket of a member did not take."""
         reader = self._members[slot]
-        assert reader is not None  # noqa: S101 - it has a descriptor
+        assert reader is not None  # noqa: S101 - it has a handle
         reader.progress_at = now
-        self.fds[slot] = NOT_NOW
+        self.handles[slot] = None
         chunk_rest, first = batch.blob(self.framing.chunked).rest_after(sent)
         desk.count(batch.events[:first], 1, now)
         if first == 0:
@@ -391,8 +387,8 @@ class Audience:
         for slot, reader in enumerate(members):
             reader.slot = slot
         self._members = [*members]
-        self.fds = array("i", map(_fd_of, members))
+        self.handles = list(map(_handle_of, members))
 
 
-def _fd_of(reader: Reader) -> int:
-    return reader.sink.fd if reader.outbox is None else NOT_NOW
+def _handle_of(reader: Reader) -> Handle | None:
+    return reader.sink.handle if reader.outbox is None else None

@@ -43,7 +43,7 @@ class Delivery:
             history: The windows.
             desk: Counters, and who is behind.
             turns: Who is due what.
-            write: Writes to a descriptor that does not block.
+            write: Writes to what a sink is written to, without waiting.
         """
         self._log = log
         self._history = history
@@ -69,7 +69,7 @@ class Delivery:
                 self._become_writable(reader)
                 return False
             try:
-                sent = self._write(reader.sink.fd, data)
+                sent = self._write(reader.sink.handle, data)
             except BlockingIOError:
                 sent = 0
             except OSError:

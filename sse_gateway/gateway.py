@@ -16,6 +16,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -44,7 +45,6 @@ from sse_gateway.streams import Streams, admission_of, max_connections, take_des
 from sse_gateway.systemd import Watchdog, notify
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
@@ -104,7 +104,7 @@ class Gateway:
             from sse_gateway.authority import make_authority  # noqa: PLC0415 - 15 MB of cryptography, for who needs it
 
             self.authority = make_authority(settings, rules, key, self._wall)
-        self.hub = Hub(rules, core_limits(settings, self._tick_s), key, os.write)
+        self.hub = Hub(rules, core_limits(settings, self._tick_s), key, socket.SocketType.send)
         self.source = Source(
             settings.redis.url.get_secret_value(),
             [rule.pattern for rule in settings.rules],

@@ -66,7 +66,7 @@ class Hub:
             rules: Who owns which channel.
             limits: Bounds.
             key: Key of the log's hash.
-            write: Writes to a descriptor that does not block, as `os.write` does.
+            write: Writes to what a sink is written to, as a socket's `send` does that does not block.
         """
         self.log = Log(key, limits.ring_size)
         self.history = History(rules.rules, limits.channels, limits.window_bytes)

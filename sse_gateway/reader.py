@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sse_gateway.channels import QueueBounds
 from sse_gateway.outbox import NAMED, Outbox
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from sse_gateway.window import Window
 
 
+Handle: TypeAlias = Any
+"""What a sink is written to: a socket; the core only hands it to its `write`."""
+
+
 class Phase(Enum):
     """Where a reader stands."""
 
@@ -39,9 +43,13 @@ class Phase(Enum):
 
 
 class Sink(Protocol):
-    """The socket of a reader, as the core sees it."""
+    """The socket of a reader, as the core sees it.
 
-    fd: int
+    Attributes:
+        handle: What the core's `write` takes for it; it belongs to this one as long as it is a member of anything.
+    """
+
+    handle: Handle
 
     def wait_writable(self) -> None:
         """Call the hub's `advance` when the socket takes bytes again. Idempotent."""

@@ -26,7 +26,9 @@ MAX_TOLD = 64
 class Watched(Protocol):
     """Whose socket is watched."""
 
-    fd: int
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
 
     def readable(self) -> None:
         """The socket can be read, or is broken."""

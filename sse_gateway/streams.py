@@ -199,7 +199,7 @@ class Streams:
         settings = self._settings
         try:
             self.readiness.prepare()
-            fd = take_socket(
+            handle = take_socket(
                 transport,
                 send_buffer_bytes=settings.send_buffer_bytes,
                 write_timeout_s=settings.write_timeout_s,
@@ -211,7 +211,7 @@ class Streams:
                 return self._refused(Refusal.FULL, caller)
             log_event(_log, logging.DEBUG, "stream.not_opened", reason=str(error))
             return None
-        stream = Stream(fd, self, now, place)
+        stream = Stream(handle, self, now, place)
         self.open_streams[stream] = None
         framing = framing_of(chunked=chunked, wrapped=subscription.wrap)
         stream.reader = Reader(stream, subscription.follow, framing, self.retry_ms())

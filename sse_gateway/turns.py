@@ -50,7 +50,7 @@ class Turns:
         """Start with nothing to do.
 
         Args:
-            write: Writes to a descriptor that does not block.
+            write: Writes to what a sink is written to, without waiting.
             desk: The counters, and who is behind.
         """
         self._write = write
@@ -116,7 +116,7 @@ class Turns:
                 audience, batches = due.popitem()
                 if len(batches) > 1 or audience.framing.wrapped:
                     batches = self._shaped(each, audience, batches)
-                if len(batches) > 1 or len(audience.fds) > left:
+                if len(batches) > 1 or len(audience.handles) > left:
                     self._put(audience, batches)
                     break
                 left -= audience.serve(batches[0], write, desk, now) or 1

@@ -79,7 +79,7 @@ class Client:
     """One stream with its socket; the hub's `Sink`.
 
     Attributes:
-        fd: Never used again.
+        handle: Never used again.
         person: Who reads.
         node: Where it is open.
         reader: The hub's side.
@@ -90,7 +90,7 @@ class Client:
     """
 
     def __init__(self, person: Person, node: Node, fd: int, *, chunked: bool, room: int | None) -> None:
-        self.fd = fd
+        self.handle = fd
         self.person = person
         self.node = node
         self.room = room
@@ -193,7 +193,7 @@ class Client:
 
     def _end(self) -> None:
         self.is_over = True
-        self.node.clients.pop(self.fd, None)
+        self.node.clients.pop(self.handle, None)
 
 
 class Person:

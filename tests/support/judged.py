@@ -33,7 +33,7 @@ class Client:
     """
 
     def __init__(self, fd: int, check: StreamCheck, head: bytes, bounds: QueueBounds, run: Run) -> None:
-        self.fd = fd
+        self.handle = fd
         self.bounds = bounds
         self.check = check
         self.room: int | None = None
@@ -146,5 +146,5 @@ class Client:
     def _end(self, reason: CloseReason) -> None:
         ensure(self.reason is None, "ended twice (I8)")
         self.reason = reason
-        self._run.fds.remove(self.fd)
+        self._run.fds.remove(self.handle)
         self._run.closed[reason] += 1

@@ -208,7 +208,9 @@ class Run:
     # What the steps are made of.
 
     def _write(self, fd: int, data: bytes) -> int:
-        client = next((client for client in reversed(self.clients) if client.fd == fd and client.reason is None), None)
+        client = next(
+            (client for client in reversed(self.clients) if client.handle == fd and client.reason is None), None
+        )
         ensure(client is not None, "written to a descriptor that is closed (I11)")
         assert client is not None
         return client.write(data)

@@ -17,7 +17,7 @@ class FakeSocket:
     """One client's socket: a `Sink` for the core, and the place where its bytes end up.
 
     Attributes:
-        fd: Its descriptor.
+        handle: Its descriptor.
         room: Bytes that it still takes.
         taken: Bytes that it has taken.
         is_gone: The client has closed the connection; writing fails.
@@ -28,7 +28,7 @@ class FakeSocket:
     """
 
     def __init__(self, fd: int, room: int) -> None:
-        self.fd = fd
+        self.handle = fd
         self.room = room
         self.taken = b""
         self.is_gone = False
