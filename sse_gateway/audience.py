@@ -104,7 +104,7 @@ class Audience:
         framing: How their blocks are written.
         windows: Windows of the channels followed by name.
         passes: Passes under way, oldest first.
-        sent_at: When the members last got anything, seconds.
+        sent_at: When the first of them last got what goes to all, seconds.
         watched_at: The second under which it is watched for its silence.
         size: Members.
         waiting: Readers that are still catching up and will join.
@@ -162,8 +162,7 @@ class Audience:
         A member's counters run as differences to the audience's, so that a delivery costs nothing
         per member.
         """
-        if not self.passes and len(self._members) > 2 * self.size + 8:
-            self._compact()
+        self._compact()
         reader.slot = len(self._members)
         self._members.append(reader)
         self.handles.append(_handle_of(reader))
@@ -200,19 +199,19 @@ class Audience:
         """All members."""
         return [member for member in self._members if member is not None]
 
-    def position_of(self, reader: Reader, head: int) -> int:
-        """Up to where a member has everything; without passes that is `head`."""
+    def position_of(self, reader: Reader, head: int, *, is_due: bool = False) -> int:
+        """Up to where a member has everything; where nothing is due and no pass under way, that is `head`."""
         if reader.outbox is not None:
             return reader.outbox.position
-        if not self.passes:
+        if not self.passes and not is_due:
             return head
-        current = self.passes[0]
-        if reader.slot < current.index:
-            return current.batch.position
+        if self.passes and reader.slot < self.passes[0].index:
+            return self.passes[0].batch.position
         return max(self._position, reader.position)
 
     def put(self, batch: Batch) -> int:
         """Have a batch sent to all members, in a pass after those under way; returns the bytes that now wait in addition."""
+        self._compact()
         self.passes = (*self.passes, Pass(batch, len(self._members)))
         return batch.hold()
 
@@ -224,6 +223,8 @@ class Audience:
         """
         current = self.passes[0]
         start, stop = current.index, min(current.end, current.index + limit)
+        if not start:
+            self.sent_at = now
         self._write(current.batch, start, stop, write, desk, now)
         current.index = stop
         if stop == current.end and self.passes:  # none if the last member has just left
@@ -231,7 +232,6 @@ class Audience:
             self._position = current.batch.position
             self.events += current.batch.count
             self.bytes += current.batch.size
-            self.sent_at = now
             desk.tally.pass_bytes -= current.batch.release()
         return stop - start
 
@@ -345,8 +345,6 @@ class Audience:
         """End a member that the pass under way has come to."""
         reader = self._members[slot]
         assert reader is not None  # noqa: S101 - only members are aborted
-        for current in self.passes[:1]:
-            current.index = slot
         reader.sink.abort(reason)
 
     def _offer(self, slot: int, batch: Batch, desk: Desk) -> None:
@@ -383,6 +381,9 @@ class Audience:
         desk.tally.dropped[self.follow.bounds.policy] += dropped
 
     def _compact(self) -> None:
+        """Close up when most have left, so that nobody pays for them; not under a pass."""
+        if self.passes or len(self._members) <= 2 * self.size + 8:
+            return
         members = self.members()
         for slot, reader in enumerate(members):
             reader.slot = slot

@@ -184,8 +184,7 @@ class Delivery:
     def position(self, reader: Reader, head: int) -> int:
         """Up to where a reader has everything of its channels, told or delivered; live, up to `head` at most."""
         if reader.phase is Phase.LIVE and reader.audience is not None:
-            self._turns.settle(reader.audience)
-            return reader.audience.position_of(reader, head)
+            return reader.audience.position_of(reader, head, is_due=reader.audience in self._turns)
         return reader.position
 
     def limit(self, queue_bytes: int) -> None:

@@ -7,9 +7,10 @@ Rules:
        very much has one turn in a round as all others, and what has gathered for it goes out together. In a round
        the last noted comes first: that is the cheapest way through a dictionary, and nobody waits longer than a round.
     3. An audience with more slots than one step has writes left gets a pass, which goes on in the next steps,
-       before further turns.
-    4. Before an audience gets a new member, or a member's position is asked for, what is due to it becomes passes
-       (`settle`): the new member has pulled it already (I3).
+       before further turns. After each pass the round goes on for as many writes as a step has: whoever always has
+       passes does not hold up the others (I4).
+    4. Before an audience gets a new member, what is due to it becomes passes (`settle`): the new member has pulled it
+       already (I3).
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Turns:
         self._write = write
         self._desk = desk
         self._ready: deque[Audience] = deque()  # have passes
-        self._round = Round()
+        self._round = self._none = Round()
         self._next = Round()
+        self._others = 0  # slots of the round that come before the next pass
 
     def __bool__(self) -> bool:
         return bool(self._ready or self._round.held or self._next.held)
@@ -101,41 +103,57 @@ class Turns:
             self.settle(audience)
 
     def serve(self, limit: int, now: float) -> None:
-        """Do so many writes, and a few more if the last audience has more slots than that by a few."""
-        ready, write, desk = self._ready, self._write, self._desk
+        """Look at so many slots at most; most of them are a write."""
         left = limit
         while left > 0:
-            if ready:
-                left -= self._go_on(ready.popleft(), left, now)
-                continue
-            each = self._round
-            due = each.due
-            if not due and not self._begin_round():
+            if self._ready and not self._others:
+                left -= self._go_on(left, limit, now)
+            elif self._round.due or self._begin_round():
+                left -= self._take_turns(left, now)
+            elif self._ready:
+                self._others = 0  # there are none
+            else:
                 break
-            while due and left > 0:
-                audience, batches = due.popitem()
-                if len(batches) > 1 or audience.framing.wrapped:
-                    batches = self._shaped(each, audience, batches)
-                if len(batches) > 1 or len(audience.handles) > left:
-                    self._put(audience, batches)
-                    break
-                left -= audience.serve(batches[0], write, desk, now) or 1
 
-    def _go_on(self, audience: Audience, limit: int, now: float) -> int:
-        """Serve an audience's passes; a pass under way goes on, and between two passes others have their turn."""
-        if not audience.passes:
-            return 0
-        served = audience.deliver(self._write, limit, self._desk, now)
+    def _take_turns(self, limit: int, now: float) -> int:
+        """Go on with the round, at most until passes are made; returns how many slots were looked at."""
+        each, write, desk = self._round, self._write, self._desk
+        due, left = each.due, limit
+        while due and left > 0:
+            audience, batches = due.popitem()
+            if not audience.size:  # everybody has left
+                left -= 1
+                continue
+            if len(batches) > 1 or audience.framing.wrapped:
+                batches = self._shaped(each, audience, batches)
+            if len(batches) > 1 or len(audience.handles) > left or audience.passes:
+                self._put(audience, batches)
+                break
+            left -= audience.serve(batches[0], write, desk, now)
+        looked_at = limit - left
+        self._others = max(0, self._others - looked_at) if due else 0
+        return looked_at
+
+    def _go_on(self, left: int, limit: int, now: float) -> int:
+        """Serve the passes of an audience; a pass under way goes on, and after it others have their turn."""
+        audience = self._ready.popleft()
+        if not audience.passes:  # everybody has left
+            return 1
+        served = audience.deliver(self._write, left, self._desk, now)
+        if audience.passes and audience.passes[0].index:
+            self._ready.appendleft(audience)
+            return served
+        self._others = limit
         if audience.passes:
-            (self._ready.appendleft if audience.passes[0].index else self._ready.append)(audience)
+            self._ready.append(audience)
         return served
 
     def _begin_round(self) -> bool:
-        """Begin the next round, as all have had their turn; returns whether there is one."""
+        """Begin the next round, as all have had their turn; returns whether there is one. Of the old one nothing is kept."""
         for batch in self._round.held:
             self._desk.tally.pass_bytes -= batch.release()
-        self._round.held.clear()
         if not self._next.held:
+            self._round = self._none
             return False
         self._round, self._next = self._next, Round()
         return True

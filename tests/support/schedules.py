@@ -55,7 +55,7 @@ class Run:
     """
 
     def __init__(self, seed: int, make_hub: MakeHub = Hub) -> None:
-        self.setup = Setup(seed)
+        self.setup = self._setup(seed)
         self.hub = make_hub(self.setup.table, self.setup.limits, KEY, self._write)
         self.world = World(self.setup.table.rules, exact=self.setup.exact)
         self.now = 1000.0
@@ -207,6 +207,9 @@ class Run:
 
     # What the steps are made of.
 
+    def _setup(self, seed: int) -> Setup:
+        return Setup(seed)
+
     def _write(self, fd: int, data: bytes) -> int:
         client = next(
             (client for client in reversed(self.clients) if client.handle == fd and client.reason is None), None
@@ -228,6 +231,10 @@ class Run:
         names = ["audit:1", "audit:2", "j:1", "j:2", "l:1", "l:2", "n1", "n2", "n3"]
         names += ["*", "audit:*", "j*", "l:*", "n*", "au*", "zz*"]
         return rng.sample(names, rng.choice([1, 1, 1, 2, 3, 4]))
+
+    def _framing(self, rng: Random) -> tuple[bool, bool]:
+        """Whether a stream is wrapped, and whether it comes in chunks."""
+        return rng.random() < 0.25, rng.random() < 0.7
 
     def _resume_at(self, client: Client, cut: int, rng: Random, *, same: bool) -> None:
         check = client.check
@@ -258,9 +265,7 @@ class Run:
         if bounds is None:
             return
         replay = rng.choice([None, None, None, 0, 1, 2, 10**9])
-        asked = Asked(
-            tuple(names), bounds.policy, cursor, frozenset({"?"}), replay, rng.random() < 0.25, rng.random() < 0.7
-        )
+        asked = Asked(tuple(names), bounds.policy, cursor, frozenset({"?"}), replay, *self._framing(rng))
         query = "&".join(f"channel={quote(name)}" for name in names) + f"&wrap={int(asked.wrapped)}"
         query += "" if replay is None else f"&replay={replay}"
         subscription = parse_subscription(None, query, cursor, self.setup.table, 64)

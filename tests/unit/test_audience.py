@@ -565,6 +565,29 @@ def test_slots_are_reused() -> None:
     assert sock.taken == last_sock.taken == event(1).frame
 
 
+def test_most_have_left() -> None:
+    """Then the next pass does not go through their slots, though nobody joins any more."""
+    hall = Hall()
+    readers = [hall.join() for _ in range(30)]
+    for reader, _ in readers[:28]:
+        hall.audience.leave(reader)
+    hall.put(event(1))
+    assert (hall.audience.passes[0].end, len(hall.audience.handles)) == (2, 2)
+    hall.deliver()
+    assert [sock.taken for _, sock in readers[27:]] == [b"", event(1).frame, event(1).frame]
+
+
+def test_silence_is_that_of_the_first() -> None:
+    """However long a pass takes: who was served first has been silent since then."""
+    hall = Hall()
+    for _ in range(2):
+        hall.join()
+    hall.put(event(1))
+    hall.deliver(1, now=5.0)
+    hall.deliver(1, now=9.0)
+    assert hall.audience.sent_at == 5.0
+
+
 def test_slots_stay_while_passes_wait() -> None:
     """Slots do not move under a pass (rule 2)."""
     hall = Hall()

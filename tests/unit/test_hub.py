@@ -291,7 +291,7 @@ def test_who_joins_between_events() -> None:
         core.hub.step(core.now)
         order.append([client.told() for client in (first, other, late)])
 
-    assert order == [[["1"], [], []], [["2"], [], []], [[], [], ["2"]], [[], ["1", "2"], []]]
+    assert order == [[["1"], [], []], [[], ["1", "2"], []], [["2"], [], []], [[], [], ["2"]]]
 
 
 def test_what_is_not_spread_is_not_claimed() -> None:

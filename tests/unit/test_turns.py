@@ -140,6 +140,44 @@ def test_several_passes_take_turns() -> None:
     assert steps == [[1, 0], [1, 1], [2, 1], [2, 2]]
 
 
+def test_always_passes() -> None:
+    """After each pass of an audience that always has some, others get what is due to them, be it of the next round (rule 3)."""
+    room = Room(2, 1)
+    for position in 1, 2:
+        room.add(batch_of([event(position)]), 0)
+        room.turns.settle(room.halls[0].audience)
+    room.turns.serve(1, 0.0)
+    room.add(batch_of([event(3)]), 0, 1)
+
+    order = []
+    for _ in range(6):
+        room.turns.serve(1, 0.0)
+        order.append([len(taken) // 20 for members in room.got() for taken in members])
+
+    assert order == [[1, 1, 0], [1, 1, 1], [2, 1, 1], [2, 2, 1], [3, 2, 1], [3, 3, 1]]
+    room.turns.serve(64, 0.0)
+    assert (room.desk.tally.pass_bytes, bool(room.turns)) == (0, False)
+
+
+def test_nothing_is_kept() -> None:
+    """When a round has ended and nothing is due, what was made in it is gone (I5)."""
+    room = Room(1)
+    for position in 1, 2:
+        room.add(batch_of([event(position)]), 0)
+    room.turns.serve(64, 0.0)
+    assert room.turns._round.joiner.made == []
+
+
+def test_empty_audiences_count() -> None:
+    """Very many audiences that everybody has left do not make a step longer."""
+    room = Room(*[1] * 9)
+    room.add(batch_of([event(1)]), *range(9))
+    for hall in room.halls:
+        hall.audience.members()[0].sink.abort(CloseReason.CLIENT)
+    room.turns.serve(4, 0.0)
+    assert len(room.turns._round.due) == 5
+
+
 def test_settled_before_somebody_joins() -> None:
     """Who joins has pulled what is due already, and gets what is noted from then on (rule 4, I3)."""
     room = Room(1, 1)
