@@ -152,11 +152,6 @@ MUTANTS = {
     "a run's last again": (Audience, "_write_run", "return slot + 1", "return slot"),
     "a run not counted": (Audience, "_write_run", "batch.served += slot - start", "pass"),
     "a slot too far": (Audience, "_write_run", "length_hint(left) - 1", "length_hint(left)"),
-    "slots not renumbered": (Audience, "_compact", "reader.slot = slot", "pass"),
-    "due and claimed": (Audience, "position_of", "and not is_due", ""),
-    "served and claimed": (Audience, "serve", "self._position = batch.position", "pass"),
-    "not there yet": (Audience, "join", "for current in self.passes:", "for current in ():"),
-    "for those who come": (Audience, "deliver", "min(current.end,", "min(len(self.handles),"),
 }
 
 
