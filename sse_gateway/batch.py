@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import chain
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sse_gateway.frames import chunk
 from sse_gateway.outbox import CHUNK_BYTES
@@ -123,6 +123,10 @@ def batch_of(events: Sequence[Event]) -> Batch:
     return Batch(events, [event.frame for event in events], events[-1].position)
 
 
+Gathered: TypeAlias = "tuple[Batch, Gathered | None]"
+"""A batch, and what came before it: to gather one more costs the same however many there are."""
+
+
 class Joiner:
     """Makes batches of batches, each once for all audiences that need it. It lives as long as a round of turns.
 
@@ -134,18 +138,22 @@ class Joiner:
 
     def __init__(self) -> None:
         self.made: list[Batch] = []
-        self._joined: dict[tuple[Batch, ...], tuple[Batch, ...]] = {}
+        self._joined: dict[
+            int, tuple[Gathered, tuple[Batch, ...]]
+        ] = {}  # by `id` of what it has: a hash goes down to the first
         self._wrapped: dict[Batch, Batch] = {}
         self._events: dict[int, Event] = {}
 
-    def join(self, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    def join(self, gathered: Gathered) -> tuple[Batch, ...]:
         """Join batches, in log order: to one, or to several beyond `JOINED_BYTES`. A heartbeat among events is no more needed."""
-        joined = self._joined.get(batches)
-        if joined is None:
-            events = sorted(chain.from_iterable([batch.events for batch in batches]), key=_BY_POSITION)
-            joined = self._joined[batches] = tuple(map(batch_of, _portions(events)))
+        if gathered[1] is None:
+            return gathered[:1]
+        if id(gathered) not in self._joined:
+            events = sorted(chain.from_iterable(batch.events for batch in _batches(gathered)), key=_BY_POSITION)
+            joined = tuple(map(batch_of, _portions(events)))
+            self._joined[id(gathered)] = gathered, joined
             self.made += joined
-        return joined
+        return self._joined[id(gathered)][1]
 
     def wrap(self, batch: Batch) -> Batch:
         """What wrapped audiences get; each event is wrapped once."""
@@ -154,6 +162,12 @@ class Joiner:
             wrapped = self._wrapped[batch] = batch_of([wrapped_event(event, self._events) for event in batch.events])
             self.made.append(wrapped)
         return wrapped
+
+
+def _batches(gathered: Gathered | None) -> Iterator[Batch]:
+    while gathered is not None:
+        batch, gathered = gathered
+        yield batch
 
 
 def _portions(events: Sequence[Event]) -> Iterator[Sequence[Event]]:

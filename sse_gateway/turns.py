@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sse_gateway.batch import Joiner
 
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sse_gateway.audience import Audience, Desk, Write
-    from sse_gateway.batch import Batch
+    from sse_gateway.batch import Batch, Gathered
+
+NO_MORE: Final[list[Batch]] = []
 
 
 class Round:
     """What is due to some audiences.
 
     Attributes:
-        due: Batches for each audience, in log order but for those of one read.
+        due: For each audience the newest batch, and those before it.
         held: Batches that are charged until the round ends.
         joiner: What several audiences need is made once in it.
     """
@@ -39,7 +41,7 @@ class Round:
     __slots__ = ("due", "held", "joiner")
 
     def __init__(self) -> None:
-        self.due: dict[Audience, tuple[Batch, ...]] = {}
+        self.due: dict[Audience, Gathered] = {}
         self.held: list[Batch] = []
         self.joiner = Joiner()
 
@@ -72,8 +74,7 @@ class Turns:
 
         Not one by one: an event may have very many audiences, and most get nothing else in a round.
         """
-        alone = (batch,)
-        found: dict[Audience, tuple[Batch, ...]] = dict.fromkeys(audiences, alone)
+        found: dict[Audience, Gathered] = dict.fromkeys(audiences, (batch, None))
         if not found:
             return
         self._hold(self._next, batch)
@@ -81,21 +82,21 @@ class Turns:
         if not due:
             self._next.due = found
             return
-        grown: dict[int, tuple[Batch, ...]] = {}
+        grown: dict[int, Gathered] = {}
         for audience in due.keys() & found.keys():
             before = due[audience]
             after = grown.get(id(before))
             if after is None:
-                after = grown[id(before)] = before + alone
+                after = grown[id(before)] = batch, before
             found[audience] = after
         due |= found
 
     def settle(self, audience: Audience) -> None:
         """Make passes of what is due to an audience."""
         for each in self._round, self._next:
-            batches = each.due.pop(audience, None)
-            if batches:
-                self._put(audience, self._shaped(each, audience, batches))
+            gathered = each.due.pop(audience, None)
+            if gathered:
+                self._put(audience, self._shaped(each, audience, gathered))
 
     def settle_all(self) -> None:
         """Make passes of all that is due."""
@@ -120,16 +121,19 @@ class Turns:
         each, write, desk = self._round, self._write, self._desk
         due, left = each.due, limit
         while due and left > 0:
-            audience, batches = due.popitem()
+            audience, gathered = due.popitem()
             if not audience.size:  # everybody has left
                 left -= 1
                 continue
-            if len(batches) > 1 or audience.framing.wrapped:
-                batches = self._shaped(each, audience, batches)
-            if len(batches) > 1 or len(audience.handles) > left or audience.passes:
-                self._put(audience, batches)
+            batch, before = gathered
+            if before is not None or audience.framing.wrapped:
+                batch, *more = self._shaped(each, audience, gathered)
+            else:
+                more = NO_MORE
+            if more or len(audience.handles) > left or audience.passes:
+                self._put(audience, (batch, *more))
                 break
-            left -= audience.serve(batches[0], write, desk, now)
+            left -= audience.serve(batch, write, desk, now)
         looked_at = limit - left
         self._others = max(0, self._others - looked_at) if due else 0
         return looked_at
@@ -166,11 +170,10 @@ class Turns:
         for batch in batches:
             self._desk.tally.pass_bytes += audience.put(batch)
 
-    def _shaped(self, each: Round, audience: Audience, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-        """What goes out of what is due: joined, and wrapped for those that want that."""
+    def _shaped(self, each: Round, audience: Audience, gathered: Gathered) -> tuple[Batch, ...]:
+        """What goes out of what is due, at least one: joined, and wrapped for those that want that."""
         made = len(each.joiner.made)
-        if len(batches) > 1:
-            batches = each.joiner.join(batches)
+        batches = each.joiner.join(gathered)
         if audience.framing.wrapped:
             batches = tuple(each.joiner.wrap(batch) if batch.events else batch for batch in batches)
         for batch in each.joiner.made[made:]:

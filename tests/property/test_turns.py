@@ -129,7 +129,7 @@ def test_turns_keep_the_promise(part: int) -> None:
 
 
 MUTANTS = {
-    "nothing settled": (Turns, "settle", "if batches:", "if False:"),
+    "nothing settled": (Turns, "settle", "if gathered:", "if False:"),
     "settled backwards": (Turns, "settle", "self._round, self._next", "self._next, self._round"),
     "only this round settled": (Turns, "settle", "self._round, self._next", "self._round,"),
     "due is no delay": (Turns, "__contains__", "in self._next.due", "in ()"),

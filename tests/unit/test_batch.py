@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sse_gateway.batch import JOINED_BYTES, Batch, Blob, Joiner, batch_of
+from sse_gateway.batch import JOINED_BYTES, Batch, Blob, Gathered, Joiner, batch_of
 from sse_gateway.outbox import CHUNK_BYTES
 from sse_gateway.reasons import GapReason
 from sse_gateway.window import Event, Window
@@ -12,6 +12,14 @@ WINDOW = Window("a", rule(), -1, 0.0)
 def event(position: int, size: int = 0) -> Event:
     """An event whose frame has at least so many bytes."""
     return Event(position, WINDOW, (b"id: %d\ndata: x" % position).ljust(size - 2, b"x") + b"\n\n", 0.0)
+
+
+def gather(first: Batch, *others: Batch) -> Gathered:
+    """Batches as they came."""
+    gathered: Gathered = first, None
+    for batch in others:
+        gathered = batch, gathered
+    return gathered
 
 
 def break_(position: int) -> Event:
@@ -75,19 +83,21 @@ def test_joined_in_log_order() -> None:
     """Batches of several channels become one, once for all that need it (rule 1)."""
     one, other, joiner = batch_of([event(1), event(5)]), batch_of([event(2), event(7)]), Joiner()
 
-    joined = joiner.join((one, other))
+    gathered = gather(one, other)
+    joined = joiner.join(gathered)
 
     assert [[found.position for found in batch.events] for batch in joined] == [[1, 2, 5, 7]]
-    assert joiner.join((one, other)) is joined
+    assert joiner.join(gathered) is joined
+    assert joiner.join(gather(one)) == (one,)
     assert joiner.made == list(joined)
     assert [found.position for found in one.events] == [1, 5]
 
 
 def test_joined_up_to_a_bound() -> None:
     """Batches are cut where they have so many bytes: what is joined is copied, and a queue judges batch by batch."""
-    batches = tuple(batch_of([event(position, JOINED_BYTES // 2 - 1)]) for position in range(1, 6))
+    batches = (batch_of([event(position, JOINED_BYTES // 2 - 1)]) for position in range(1, 6))
 
-    joined = Joiner().join(batches)
+    joined = Joiner().join(gather(*batches))
 
     assert [batch.count for batch in joined] == [3, 2]
 
@@ -95,7 +105,7 @@ def test_joined_up_to_a_bound() -> None:
 def test_wrapped_once() -> None:
     """Wrapped audiences share their batches too, and each event is wrapped once, in however many batches it is."""
     one, joiner = batch_of([event(1), break_(2)]), Joiner()
-    (more,) = joiner.join((one, batch_of([event(3)])))
+    (more,) = joiner.join(gather(one, batch_of([event(3)])))
 
     wrapped, again = joiner.wrap(one), joiner.wrap(more)
 

@@ -93,6 +93,18 @@ def test_what_goes_out_together_has_a_bound() -> None:
     assert (room.desk.tally.pass_bytes, bool(room.turns)) == (0, False)
 
 
+def test_very_much_gathers() -> None:
+    """As much as comes: to note one more does not depend on how much there is, and it is let go of in one piece."""
+    room = Room(1)
+    for position in range(1, 100_001):
+        room.add(batch_of([event(position)]), 0)
+
+    room.turns.serve(1000, 0.0)
+
+    assert len(room.got()[0][0]) == 100_000 * 20
+    assert (room.desk.tally.pass_bytes, bool(room.turns)) == (0, False)
+
+
 def test_rounds() -> None:
     """What comes while a round is under way is due in the next one: all others have their turn before (rule 2)."""
     room = Room(1, 1)
