@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KIB = 1_024
 MIB = 1_024 * KIB
 
-STREAMS = 100
+STREAMS = 200
 EVENTS = 2_400
 QUEUE = {"max_events": 100, "max_bytes": "1MiB"}
 PAUSED = MARKER + "source_paused_seconds_total"

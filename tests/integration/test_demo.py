@@ -220,6 +220,7 @@ def test_buttons_are_pressed_with_post(shared: Demo) -> None:
 def test_a_relayed_stream_is_the_gateway_s_own(shared: Demo) -> None:
     """Through the demo's bad network come the same blocks, and a cut ends them without a clean end."""
     path = "/events/tick"
+    next(blocks(shared, path))  # it is up
     with get(shared, f"/relay/{NAME}/main{path}") as relayed, get(shared, path) as direct:
         assert relayed.headers["Content-Type"] == direct.headers["Content-Type"] == "text/event-stream"
         parsers = StreamParser(), StreamParser()

@@ -25,7 +25,7 @@ from sse_gateway.gateway import Gateway
 from sse_gateway.http import Front
 from sse_gateway.member import draw_name
 from sse_gateway.origins import Origins
-from sse_gateway.reasons import GapReason
+from sse_gateway.reasons import CloseReason, GapReason
 from sse_gateway.settings import Settings
 from sse_gateway.streams import Streams
 from tests.support.gateway_process import configuration, poll
@@ -208,6 +208,8 @@ class InProcess:
         self.address = str(listen.unix) if listen.unix else (listen.host, listen.port)
         self._up.set()
         await self._stop.wait()
+        for stream in [*self.streams.open_streams, *self.streams._closing]:
+            stream.abort(CloseReason.ERROR)  # their sockets must not outlive the loop
         await runner.cleanup()
 
     def wait_up(self) -> None:
