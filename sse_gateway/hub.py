@@ -1,7 +1,7 @@
 """The core: messages in, passes and replays out. Plain calls, no waiting, no clock.
 
 Rules:
-    1. `publish` counts, decodes, encodes once and holds; `flush` at the end of a read batch makes passes of
+    1. `publish` counts, decodes, encodes once and holds; `flush` at the end of a read batch notes for its audiences
        what it brought. Neither waits for a client (I4).
     2. `step` does a bounded slice of what is due: some writes of a pass, or one replay's next
        chunk. The loop calls it while `is_busy`, between everything else it has to do.
@@ -131,7 +131,7 @@ class Hub:
         return None
 
     def flush(self, now: float) -> None:
-        """End a read batch: make passes of what it brought."""
+        """End a read batch: note what it brought for whom it is due to."""
         if self._fresh:
             for window, events in self._fresh.items():
                 self._turns.add(self._audiences.followers(window), batch_of(events))

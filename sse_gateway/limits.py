@@ -16,7 +16,7 @@ class Limits:
         window_bytes: Memory of all windows.
         queue_bytes: Memory of all outboxes.
         message_bytes: Largest payload, and largest encoded frame.
-        pass_bytes: Bytes in waiting passes beyond which the source should pause.
+        pass_bytes: Bytes in rounds and passes beyond which the source should pause.
         heartbeat_s: Silence after which a stream gets a heartbeat.
         write_timeout_s: How long a socket may take no byte.
         ring_size: Positions whose cursors can be verified.
