@@ -43,7 +43,6 @@ SUPERVISED = ("sse_gateway", "serve")
 WATCHED = ("benchmarks.one_process", "--log", "replicated", "--watch")
 """The peer that is a node, in one process that tells how long its loop was held."""
 
-NICE = 5
 WARMUP_S = 2.0
 BEFORE_S = 8.0
 JOIN_S = 30.0
@@ -129,7 +128,7 @@ def _await_held(peer: Server, events: int) -> None:
 
 
 def _second_node(stage: Stage, load: Load, stack: contextlib.ExitStack) -> Server:
-    joiner = launch_gateway(stage, "joiner", load.max_seconds, CHANGES, core=stage.cores.load, nice=NICE)
+    joiner = launch_gateway(stage, "joiner", load.max_seconds, CHANGES, core=stage.cores.load, is_last=True)
     stack.callback(joiner.stop)
     return joiner
 
@@ -138,7 +137,7 @@ def _second_worker(stage: Stage, peer: Server) -> None:
     """Have the supervisor start a worker beside the one it has, by a reload."""
     supervisor = parent(peer.part.workers()[0])
     os.sched_setaffinity(supervisor, {stage.cores.load})  # which its next worker inherits
-    os.setpriority(os.PRIO_PROCESS, supervisor, os.getpriority(os.PRIO_PROCESS, supervisor) + NICE)
+    os.sched_setscheduler(supervisor, os.SCHED_IDLE, os.sched_param(0))
     os.kill(supervisor, signal.SIGHUP)
 
 

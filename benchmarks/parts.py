@@ -33,7 +33,7 @@ WORKER = b"sse_gateway.worker"
 class Part:
     """A running child. Lines it prints are read with a time limit; stderr goes to a file."""
 
-    def __init__(self, name: str, command: list[str], *, core: int, directory: Path, nice: int = 0) -> None:
+    def __init__(self, name: str, command: list[str], *, core: int, directory: Path, is_last: bool = False) -> None:
         """Start the child.
 
         Args:
@@ -41,15 +41,15 @@ class Part:
             command: What to run.
             core: Where it runs.
             directory: For that file.
-            nice: How far others on its core go before.
+            is_last: It runs only while nobody else on its core wants to.
         """
         self.name = name
         self._errors = directory / f"{name}.stderr"
         self._buffer = b""
         if setpriv := shutil.which("setpriv"):
             command = [setpriv, "--pdeathsig", "TERM", *command]
-        if nice:
-            command = ["nice", "-n", str(nice), *command]
+        if is_last:
+            command = ["chrt", "--idle", "0", *command]
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {core})
         try:

@@ -174,7 +174,7 @@ def launch_gateway(
     changes: Mapping[str, Any] | None = None,
     *,
     core: int | None = None,
-    nice: int = 0,
+    is_last: bool = False,
     entry: Sequence[str] = ("sse_gateway", "serve"),
 ) -> Server:
     """Start a gateway, and do not wait for it.
@@ -185,7 +185,7 @@ def launch_gateway(
         max_seconds: When it ends by itself.
         changes: Of its configuration, by section.
         core: Where it runs, instead of on the server's core.
-        nice: How far others go before.
+        is_last: It runs only while nobody else on its core wants to.
         entry: Module and arguments before ``--config``.
     """
     port, admin = free_port(), free_port()
@@ -197,7 +197,7 @@ def launch_gateway(
     if limit := which("timeout"):
         command = [limit, str(max_seconds), *command]
     core = stage.cores.server if core is None else core
-    return Server(Part(name, command, core=core, directory=stage.directory, nice=nice), port, admin=admin)
+    return Server(Part(name, command, core=core, directory=stage.directory, is_last=is_last), port, admin=admin)
 
 
 def start_gateway(stage: Stage, name: str, max_seconds: int, *arguments: Any, **options: Any) -> Server:  # noqa: ANN401 - `launch_gateway`'s
