@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from itertools import repeat
-from operator import length_hint
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import Struct
@@ -104,6 +103,7 @@ class Audience:
         framing: How their blocks are written.
         windows: Windows of the channels followed by name.
         passes: Passes under way, oldest first.
+        position: Up to where every member has got all of the passes that have ended.
         sent_at: When the first of them last got what goes to all, seconds.
         watched_at: The second under which it is watched for its silence.
         size: Members.
@@ -111,17 +111,20 @@ class Audience:
         events: Events passed to every member so far.
         bytes: Bytes of frames, likewise.
         handles: For each slot what is written to, or None if its member is not writable or has left.
+        lone: The handle where there is one slot: audiences that are very many mostly are such, and a list for each
+            is cold.
     """
 
     __slots__ = (
         "_members",
-        "_position",
         "bytes",
         "events",
         "follow",
         "framing",
         "handles",
+        "lone",
         "passes",
+        "position",
         "sent_at",
         "size",
         "waiting",
@@ -142,7 +145,8 @@ class Audience:
         self.bytes = 0
         self._members: list[Reader | None] = []
         self.handles: list[Handle | None] = []
-        self._position = -1
+        self.lone: Handle | None = None
+        self.position = -1
 
     def wait(self, reader: Reader) -> None:
         """Note a reader that catches up."""
@@ -165,7 +169,8 @@ class Audience:
         self._compact()
         reader.slot = len(self._members)
         self._members.append(reader)
-        self.handles.append(_handle_of(reader))
+        self.handles.append(None)
+        self._set_handle(reader.slot, _handle_of(reader))
         self.size += 1
         reader.events -= self.events
         reader.bytes -= self.bytes
@@ -176,7 +181,7 @@ class Audience:
     def leave(self, reader: Reader) -> None:
         """Take a member out and settle its counters."""
         self._members[reader.slot] = None
-        self.handles[reader.slot] = None
+        self._set_handle(reader.slot, None)
         self.size -= 1
         reader.events += self.events
         reader.bytes += self.bytes
@@ -187,7 +192,7 @@ class Audience:
 
     def writability_changed(self, reader: Reader) -> None:
         """Note that a member has an outbox, or has none any more."""
-        self.handles[reader.slot] = _handle_of(reader)
+        self._set_handle(reader.slot, _handle_of(reader))
 
     def drop_passes(self) -> int:
         """Forget what is under way; every member has left. Returns the bytes that waited."""
@@ -207,7 +212,7 @@ class Audience:
             return head
         if self.passes and reader.slot < self.passes[0].index:
             return self.passes[0].batch.position
-        return max(self._position, reader.position)
+        return max(self.position, reader.position)
 
     def put(self, batch: Batch) -> int:
         """Have a batch sent to all members, in a pass after those under way; returns the bytes that now wait in addition."""
@@ -229,7 +234,7 @@ class Audience:
         current.index = stop
         if stop == current.end and self.passes:  # none if the last member has just left
             self.passes = self.passes[1:]
-            self._position = current.batch.position
+            self.position = current.batch.position
             self.events += current.batch.count
             self.bytes += current.batch.size
             desk.tally.pass_bytes -= current.batch.release()
@@ -241,25 +246,23 @@ class Audience:
         Returns:
             How many slots those were.
         """
-        handles, data = self.handles, batch.blob(self.framing.chunked).data
-        slots = len(handles)
-        try:  # at once where it is one: audiences that are very many mostly are
-            sent = write(handles[0], data) if slots == 1 and handles[0] is not None else -1
-        except OSError:
-            sent = -1
-        if sent == len(data):
-            if not batch.served:
-                desk.served.append(batch)
-            batch.served += 1
-        elif sent < 0:
-            self._write(batch, 0, slots, write, desk, now)
+        slots = len(self.handles)
+        self._write(batch, 0, slots, write, desk, now)
+        self._has_got(batch, now)
+        return slots
+
+    def try_lone(self, batch: Batch, sent: int, write: Write, desk: Desk, now: float) -> None:
+        """Go on where the lone member did not take all of a batch: bytes taken, or -1 if it could not be written to."""
+        if sent < 0:
+            self._write(batch, 0, 1, write, desk, now)
         else:
             self._fall_behind(0, batch, sent, desk, now)
-        self._position = batch.position
+
+    def _has_got(self, batch: Batch, now: float) -> None:
+        self.position = batch.position
         self.events += batch.count
         self.bytes += batch.size
         self.sent_at = now
-        return slots
 
     def _write(self, batch: Batch, start: int, stop: int, write: Write, desk: Desk, now: float) -> None:
         """Write a batch to some members. Nothing here awaits, locks or logs."""
@@ -288,40 +291,36 @@ class Audience:
                 self._fall_behind(slot, batch, sent, desk, now)
 
     def _write_run(self, batch: Batch, data: bytes, start: int, stop: int, write: Write, desk: Desk, now: float) -> int:
-        """Write a batch to members as long as each takes it whole, without an instruction of ours between two writes.
+        """Write a batch to members as long as nobody refuses, without an instruction of ours between two writes.
 
         Returns:
             The slot to go on from.
         """
         run = self.handles[start:stop]
-        if None in run:
+        if not all(run):
             return start
-        left = iter(run)
-        sent = size = len(data)
+        taken: list[int] = []
         with suppress(OSError):  # whoever goes on meets it again
-            for sent in map(write, left, repeat(data)):
+            taken.extend(map(write, run, repeat(data)))  # keeps what it has got before an error
+        size = len(data)
+        whole = taken.count(size)
+        batch.served += whole
+        if whole < len(taken):
+            for slot, sent in enumerate(taken, start):
                 if sent != size:
-                    break
-            else:
-                batch.served += len(run)
-                return stop
-        slot = stop - length_hint(left) - 1
-        batch.served += slot - start
-        if sent == size:
-            return slot
-        self._fall_behind(slot, batch, sent, desk, now)
-        return slot + 1
+                    self._fall_behind(slot, batch, sent, desk, now)
+        return start + len(taken)
 
     def _fall_behind(self, slot: int, batch: Batch, sent: int, desk: Desk, now: float) -> None:
         """Queue what the socket of a member did not take."""
         reader = self._members[slot]
         assert reader is not None  # noqa: S101 - it has a handle
         reader.progress_at = now
-        self.handles[slot] = None
+        self._set_handle(slot, None)
         chunk_rest, first = batch.blob(self.framing.chunked).rest_after(sent)
         desk.count(batch.events[:first], 1, now)
         if first == 0:
-            position = max(self._position, reader.position)
+            position = max(self.position, reader.position)
         elif first < len(batch.events):
             position = batch.events[first - 1].position
         else:
@@ -389,6 +388,11 @@ class Audience:
             reader.slot = slot
         self._members = [*members]
         self.handles = list(map(_handle_of, members))
+        self.lone = self.handles[0] if len(members) == 1 else None
+
+    def _set_handle(self, slot: int, handle: Handle | None) -> None:
+        self.handles[slot] = handle
+        self.lone = handle if len(self.handles) == 1 else None
 
 
 def _handle_of(reader: Reader) -> Handle | None:

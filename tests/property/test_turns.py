@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sse_gateway import batch
 from sse_gateway.audience import RUN, Audience
 from sse_gateway.batch import Batch
 from sse_gateway.channels import RuleTable, WindowBounds
@@ -37,7 +38,7 @@ PARTS = 6
 LENGTH = 120
 
 CROWD = [["n1"], ["n1"], ["n1"], ["n1", "n2"], ["n1", "l:1"], ["n*"], ["audit:1", "n1"]]
-WEIGHTS = KINDS | {"attach": 20, "resume": 4, "leave": 6, "step": 40, "cut_off": 3, "crowd": 3, "lose": 1}
+WEIGHTS = KINDS | {"attach": 20, "resume": 4, "leave": 6, "step": 40, "cut_off": 3, "crowd": 3, "loners": 2, "lose": 1}
 
 
 class Crowd(Run):
@@ -48,7 +49,7 @@ class Crowd(Run):
         self._framings = rng.choice([[(False, True)], [(False, True), (True, True)], [(False, False)]])
 
         def make_hub(rules: RuleTable, limits: Limits, key: bytes, write: Write) -> Hub:
-            return Hub(rules, replace(limits, writes_per_step=rng.choice([1, 2, 3, 9, 12, 30])), key, write)
+            return Hub(rules, replace(limits, writes_per_step=rng.choice([1, 2, 3, 9, 30, 30])), key, write)
 
         super().__init__(seed, make_hub)
 
@@ -74,9 +75,19 @@ class Crowd(Run):
         return rng.choice(self._framings)
 
     def _do_crowd(self, rng: Random) -> None:
+        """Many that follow the same; mostly nothing holds them up, so that they are written to in runs."""
         names = self._names(rng)
+        begin = len(self.clients)
         for _ in range(rng.choice([4, RUN, 3 * RUN])):
             self._attach(names, None, rng)
+        for client in self.clients[begin:] if rng.random() < 0.7 else ():
+            client.room = None
+            client.writable()
+
+    def _do_loners(self, rng: Random) -> None:
+        """Audiences of one, with a channel of their own beside what the crowd follows."""
+        for own in rng.sample(range(4, 30), rng.choice([2, 9])):
+            self._attach([*rng.choice(CROWD[:4]), f"n{own}"], None, rng)
 
     def _do_lose(self, _: Random) -> None:
         """The link was lost, and nothing on it: live streams go back to the windows."""
@@ -95,6 +106,7 @@ class Crowd(Run):
             slots = audience._members
             handles = [None if r is None or r.outbox is not None else r.sink.handle for r in slots]
             ensure(audience.handles == handles, "handles", audience.handles, handles)
+            ensure(audience.lone is (handles[0] if len(handles) == 1 else None), "lone", audience.lone, handles)
             ensure(all(r is None or r.slot == slot for slot, r in enumerate(slots)), "slots")
             ensure(not audience.passes or audience in turns._ready, "passes that nobody goes on with")
         idle = not turns._round.due and not turns._round.held
@@ -114,6 +126,12 @@ def play(seed: int, steps: Sequence[Step]) -> None:
     for step in steps:
         run.do(step)
     run.finish(Random(seed))
+
+
+@pytest.fixture(autouse=True)
+def joined_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has gathered mostly fits a batch, and sometimes does not."""
+    monkeypatch.setattr(batch, "JOINED_BYTES", 600)
 
 
 @pytest.mark.timeout(0)  # as long as was asked for
@@ -140,18 +158,25 @@ MUTANTS = {
     "two in ready for none": (Turns, "_go_on", "self._ready.append(audience)", "pass"),
     "gathered forgotten": (Turns, "add", "found[audience] = after", "pass"),
     "charged twice": (Batch, "hold", "if self.holds == 1", "if True"),
-    "behind and written to": (Audience, "_fall_behind", "self.handles[slot] = None", "pass"),
-    "gone and written to": (Audience, "leave", "self.handles[reader.slot] = None", "pass"),
+    "behind and written to": (Audience, "_fall_behind", "self._set_handle(slot, None)", "pass"),
+    "gone and written to": (Audience, "leave", "self._set_handle(reader.slot, None)", "pass"),
     "writable and not written to": (Audience, "writability_changed", "_handle_of(reader)", "None"),
+    "alone with an empty slot": (Audience, "_set_handle", "if len(self.handles) == 1", "if handle"),
+    "alone, and joined": (Audience, "_set_handle", "if len(self.handles) == 1 else None", "or self.lone"),
     "a hole in a run": (
         Audience,
         "_write_run",
-        "if None in run:",
+        "if not all(run):",
         "run = [each for each in run if each is not None]\n    if not run:",
     ),
-    "a run's last again": (Audience, "_write_run", "return slot + 1", "return slot"),
-    "a run not counted": (Audience, "_write_run", "batch.served += slot - start", "pass"),
-    "a slot too far": (Audience, "_write_run", "length_hint(left) - 1", "length_hint(left)"),
+    "a run not counted": (Audience, "_write_run", "batch.served += whole", "pass"),
+    "a run's errors skipped": (Audience, "_write_run", "return start + len(taken)", "return stop"),
+    "parts taken for whole": (Audience, "_write_run", "if whole < len(taken)", "if False"),
+    "alike though due another": (Turns, "_serve_alike", "found is not gathered or", ""),
+    "alike though framed otherwise": (Turns, "_serve_alike", "or audience.framing is not framing", ""),
+    "alike though not alone": (Turns, "_serve_alike", "or audience.lone is None", ""),
+    "alike and forgotten": (Turns, "_serve_alike", "due[audience] = found", "pass"),
+    "alike and not counted": (Turns, "_serve_alike", "batch.served += whole", "pass"),
 }
 
 

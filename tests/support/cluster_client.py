@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sse_gateway.reader import Framing, Phase, Reader
+from sse_gateway.reader import Phase, Reader, framing_of
 from sse_gateway.reasons import CloseReason
 from sse_gateway.subscription import Subscription, parse_subscription
 from tests.support.cluster_witness import Stream
@@ -251,7 +251,7 @@ class Person:
         fd = self._number * 100_000 + self.fds
         self.client = client = Client(self, node, fd, chunked=chunked, room=room)
         self.clients.append(client)
-        client.reader = Reader(client, follow, Framing(chunked=chunked, wrapped=False), 3000)
+        client.reader = Reader(client, follow, framing_of(chunked=chunked, wrapped=False), 3000)
         node.clients[fd] = client
         gives = bool(subscription.replay) or gives_by_rule(subscription)
         head = self.run.ledger.ids[node.head]

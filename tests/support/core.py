@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sse_gateway.channels import QueueBounds, Rule, RuleTable, WindowBounds
 from sse_gateway.hub import Hub
 from sse_gateway.limits import Limits
-from sse_gateway.reader import Framing, Reader
+from sse_gateway.reader import Reader, framing_of
 from sse_gateway.reasons import Format, GapReason, Policy
 from sse_gateway.subscription import parse_subscription
 from tests.support.sockets import UNLIMITED, Network
@@ -202,7 +202,7 @@ class Core:
         """
         subscription = parse_subscription(None, query, cursor, self.rules, 64)
         sock = self.network.open(room + len(HEAD))
-        reader = Reader(sock, subscription.follow, Framing(chunked, subscription.wrap), RETRY_MS)
+        reader = Reader(sock, subscription.follow, framing_of(chunked=chunked, wrapped=subscription.wrap), RETRY_MS)
 
         def leave(reason: CloseReason) -> None:
             self.hub.leave(reader, reason)

@@ -16,7 +16,7 @@ from sse_gateway.batch import Joiner
 from sse_gateway.delivery import SETTLED_BYTES
 from sse_gateway.hub import Hub
 from sse_gateway.log import Log
-from sse_gateway.reader import Framing, Phase, Reader
+from sse_gateway.reader import Phase, Reader, framing_of
 from sse_gateway.reasons import CloseReason, GapReason, RejectReason
 from sse_gateway.subscription import parse_subscription
 from tests.support.core import held_batches
@@ -270,9 +270,11 @@ class Run:
         query += "" if replay is None else f"&replay={replay}"
         subscription = parse_subscription(None, query, cursor, self.setup.table, 64)
         head = b"HTTP/1.1 200 OK\r\n\r\n"
-        fd = min(set(range(len(self.fds) + 1)) - self.fds)
+        fd = min(set(range(3, len(self.fds) + 4)) - self.fds)
         client = Client(fd, StreamCheck(self.world, asked, head, known), head, bounds, self)
-        client.reader = Reader(client, subscription.follow, Framing(chunked=asked.chunked, wrapped=asked.wrapped), 3000)
+        client.reader = Reader(
+            client, subscription.follow, framing_of(chunked=asked.chunked, wrapped=asked.wrapped), 3000
+        )
         client.room = None if rng.random() < 0.6 else rng.choice([0, 5, 30, 200, 1000])
         self.fds.add(fd)
         self.clients.append(client)

@@ -6,7 +6,7 @@ from sse_gateway.audience import RUN, Audience, Desk
 from sse_gateway.batch import Batch, batch_of
 from sse_gateway.channels import QueueBounds
 from sse_gateway.outbox import CHUNK_BYTES, Outbox
-from sse_gateway.reader import Follow, Framing, Reader
+from sse_gateway.reader import Follow, Reader, framing_of
 from sse_gateway.reasons import CloseReason, GapReason, Policy
 from sse_gateway.tally import Tally
 from sse_gateway.window import Event, Window
@@ -35,7 +35,7 @@ class Hall:
         self, policy: Policy = Policy.DROP_OLDEST, events: int = 100, size: int = 1_000_000, *, chunked: bool = False
     ) -> None:
         self.follow = Follow(("a",), (("a", WINDOW.rule),), (), QueueBounds(events, size, policy))
-        self.audience = Audience(self.follow, Framing(chunked, wrapped=False), [WINDOW], 0.0)
+        self.audience = Audience(self.follow, framing_of(chunked=chunked, wrapped=False), [WINDOW], 0.0)
         self.network = Network()
         self.tally = Tally(1)
         self.desk = Desk(self.tally)

@@ -93,6 +93,23 @@ def test_what_goes_out_together_has_a_bound() -> None:
     assert (room.desk.tally.pass_bytes, bool(room.turns)) == (0, False)
 
 
+def test_alone_with_passes() -> None:
+    """Audiences of one that are due the same are served one after the other, but for one that has passes before it."""
+    room = Room(1, 1)
+    for position in range(1, 4):
+        room.add(batch_of([event(position, JOINED_BYTES)]), 0)
+    room.turns.serve(1, 0.0)
+    room.add(batch_of([event(4)]), 0, 1)
+
+    room.turns.serve(2, 0.0)
+    between = [len(members[0]) for members in room.got()]
+    room.turns.serve(64, 0.0)
+
+    frames = [event(position, JOINED_BYTES).frame for position in range(1, 4)] + [event(4).frame]
+    assert between == [2 * JOINED_BYTES, len(frames[3])]
+    assert room.got() == [[b"".join(frames)], [frames[3]]]
+
+
 def test_very_much_gathers() -> None:
     """As much as comes: to note one more does not depend on how much there is, and it is let go of in one piece."""
     room = Room(1)
