@@ -189,7 +189,7 @@ def sleep_until(start_ns: int, after_s: float) -> None:
 def sample(stage: Stage, server: Part, load_parts: list[Part]) -> Sample:
     """Read all counters; the load client is the first of the parts on the load core."""
     mark = load_parts[0].ask("mark")
-    return Sample(mark, server.cpu_s(), sum(part.cpu_s() for part in load_parts), read_ticks(stage.cores))
+    return Sample(mark, server.fine_cpu_s(), sum(part.cpu_s() for part in load_parts), read_ticks(stage.cores))
 
 
 def window(stage: Stage, before: Sample, after: Sample) -> Row:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.catalogue import read
-from benchmarks.report import RESULTS, facts
+from benchmarks.report import facts, new_stem
 from benchmarks.section import write
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 64
     sections = read([Path(name) for name in arguments])
-    report = write(sections, facts(arguments, "benchmarks.merge"), RESULTS)
+    report = write(sections, facts(arguments, "benchmarks.merge"), new_stem())
     print(report.read_text())
     print(f"written: {os.path.relpath(report)} (and .json)")
     return 1 if any(one.is_met is False for section in sections for one in section.targets) else 0

@@ -71,9 +71,16 @@ class Part:
         return self._process.pid
 
     def tell(self, line: str) -> None:
-        """Send one command."""
-        self._stdin.write(line.encode() + b"\n")
-        self._stdin.flush()
+        """Send one command.
+
+        Raises:
+            BenchmarkError: It has ended.
+        """
+        try:
+            self._stdin.write(line.encode() + b"\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            raise self.failure("ended") from None
 
     def hear(self, timeout_s: float) -> dict[str, Any]:
         """Return the next line of JSON that the child prints.
@@ -122,8 +129,8 @@ class Part:
         return sum(_ticks(pid) for pid in self._measured()) / TICKS_PER_S
 
     def fine_cpu_s(self) -> float:
-        """Return the same from the scheduler's own count, without that of threads that have ended: for small shares of a core."""
-        return sum(_run_ns(pid) for pid in self._measured()) / 1e9
+        """Return the same from the scheduler's own count, which is finer by far, without that of threads that have ended."""
+        return sum(_run_ns(pid) for pid in self._measured()) / 1e9 or self.cpu_s()  # a kernel that does not tell
 
     def spent_s(self) -> float:
         """Return the same of all its processes, and of those that have ended."""
@@ -143,7 +150,8 @@ class Part:
     def stop(self) -> None:
         """End the child: SIGTERM, and SIGKILL after 3 s. Idempotent."""
         self._selector.close()
-        self._stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what was told to one that had ended
+            self._stdin.close()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:

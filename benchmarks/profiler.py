@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TOP = 15
 """Functions that are named."""
 
+LEAST = 0.01
+"""Share of the samples below which a function is not named."""
+
 RATE_HZ = 250
 
 IDLE = re.compile(r"Condition\.wait|epoll_p?wait")
@@ -28,6 +31,11 @@ class Profiler:
     def begin(self, part: Part, seconds: float) -> None:
         """Called when the part begins with what is measured."""
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it still looks."""
+        return False
+
 
 class PySpy(Profiler):
     """Samples the first worker of a part, once. It stops the worker for each sample: nothing else is to be read then."""
@@ -37,11 +45,16 @@ class PySpy(Profiler):
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self, part: Part, seconds: float) -> None:
-        """Sample for so long."""
+        """Sample for so long, less what its own start takes."""
         pid = (part.workers() or [part.pid])[0]
-        command = [str(find_py_spy()), "record", "--pid", str(pid), "--duration", str(max(1, round(seconds)))]
+        command = [str(find_py_spy()), "record", "--pid", str(pid), "--duration", str(max(1, round(seconds) - 1))]
         command += ["--rate", str(RATE_HZ), "--native", "--format", "raw", "--output", str(self._stacks)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it still looks."""
+        return self._process is not None and self._process.poll() is None
 
     def lines(self) -> list[str]:
         """Return the functions in which most samples ended, with their share; none if there are no samples."""
@@ -65,7 +78,7 @@ def top_functions(folded: str) -> list[str]:
         if not IDLE.search(stack):
             ends[_end(stack.split(";"))] += int(count)
     total = ends.total() or 1
-    return [f"{count / total:.0%} {name}" for name, count in ends.most_common(TOP)]
+    return [f"{count / total:.0%} {name}" for name, count in ends.most_common(TOP) if count / total >= LEAST]
 
 
 def _end(stack: list[str]) -> str:
@@ -73,4 +86,4 @@ def _end(stack: list[str]) -> str:
     python = next((name for name in reversed(stack) if ".py:" in name), "")
     leaf = re.sub(r"^0x\w+ ", "", stack[-1])
     where = re.sub(r":\d+\)$", ")", python)
-    return where if leaf == python or not where else f"{where} > {leaf}"
+    return (where if leaf == python or not where else f"{where} > {leaf}") or "nobody knows where"

@@ -50,7 +50,7 @@ def pulses(stage: Stage, name: str, load: Load, say: Say) -> Row:
         parts = [client, stage.redis, *([] if server.is_floor else [publisher])]
         before = sample(stage, server.part, parts)
         stage.profiler.begin(server.part, 4)
-        while count < PULSES and (not times or time.monotonic() - begun < BUDGET_S):
+        while (count < PULSES or stage.profiler.is_at_work) and (not times or time.monotonic() - begun < BUDGET_S):
             count += 1
             times.append(_pulse(client, publisher, load, count))
         after = sample(stage, server.part, parts)

@@ -148,6 +148,11 @@ def everything_arrived(rows: list[Row], server: str) -> Target:
     return Target(text, sum(right), all(right), f"of {len(right)} rounds; {_faults(group)}")
 
 
+def new_stem() -> Path:
+    """Return a name for a report's files, without what follows the point: the time it is now."""
+    return RESULTS / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
 def facts(arguments: list[str], module: str = "benchmarks.run") -> dict[str, str]:
     """Return machine, versions, date and command."""
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import os
 import resource
 import signal
@@ -25,13 +26,15 @@ from benchmarks.cores import Patience, choose_cores
 from benchmarks.errors import BenchmarkError
 from benchmarks.parts import compile_c
 from benchmarks.profiler import PySpy, find_py_spy
-from benchmarks.report import RESULTS, facts
+from benchmarks.report import facts, new_stem
 from benchmarks.scenario import kind
-from benchmarks.section import write
+from benchmarks.section import save, write
 from benchmarks.selftest import check_load_clients
 from benchmarks.servers import Stage, missing, start_redis
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.measure import Row
     from benchmarks.scenario import Scenario
     from benchmarks.servers import Load
@@ -59,21 +62,20 @@ def _tell(label: str, text: str) -> None:
     say(f"{label}: {text}")
 
 
-def run_scenario(stage: Stage, name: str, scenario: Scenario, rounds: int, patience: Patience, found: Found) -> None:
-    """Measure every server in every round; what could not be measured does not keep the rest from it."""
-    for number in range(rounds):
-        for server in scenario.servers_of(number):
-            if lacking := missing(kind(server)):
-                say(f"{name} {server}: SKIPPED: needs {lacking} (scripts/benchmarks installs it)")
-                continue
-            tell = partial(_tell, f"{name} {number + 1}/{rounds} {server}")
-            try:
-                row = scenario.measure(stage, scenario, server, patience, tell)
-            except BenchmarkError as error:
-                tell(f"FAILED: {error}")
-                found.failures.append(f"{server}, round {number + 1}: {str(error).partition(chr(10))[0]}")
-                continue
-            found.rows.append(row | {"server": server, "round": number + 1})
+def run_round(stage: Stage, name: str, scenario: Scenario, number: int, patience: Patience, found: Found) -> None:
+    """Measure every server of a round (from 0); what could not be measured does not keep the rest from it."""
+    for server in scenario.servers_of(number):
+        if lacking := missing(kind(server)):
+            say(f"{name} {server}: SKIPPED: needs {lacking} (scripts/benchmarks installs it)")
+            continue
+        tell = partial(_tell, f"{name}, round {number + 1}, {server}")
+        try:
+            row = scenario.measure(stage, scenario, server, patience, tell)
+        except (BenchmarkError, OSError, http.client.HTTPException) as error:
+            tell(f"FAILED: {error}")
+            found.failures.append(f"{server}, round {number + 1}: {str(error).partition(chr(10))[0]}")
+            continue
+        found.rows.append(row | {"server": server, "round": number + 1})
 
 
 def profile(stage: Stage, scenario: Scenario, rows: list[Row]) -> list[str]:
@@ -86,7 +88,9 @@ def profile(stage: Stage, scenario: Scenario, rows: list[Row]) -> list[str]:
     server = next((name for text in missed for name in longest_first if name in text), ours[0])
     say(f"{server} missed a target: profiling it, in a round that is not counted")
     spy = PySpy(stage.directory)
-    with contextlib.suppress(BenchmarkError):  # the numbers are there; only what explains them is missing
+    with contextlib.suppress(
+        BenchmarkError, OSError, http.client.HTTPException
+    ):  # the numbers are there; only what explains them is missing
         scenario.measure(
             replace(stage, profiler=spy), scenario, server, Patience(0), partial(_tell, f"profile {server}")
         )
@@ -149,8 +153,17 @@ def check_descriptors(scenarios: dict[str, Scenario]) -> None:
         raise BenchmarkError(f"needs {need} descriptors, allowed are {hard} (soft limit {soft}): ulimit -n")
 
 
-def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, found: dict[str, Found]) -> None:
-    """Run all scenarios on one Redis; put what is found where it outlives an error.
+def run(
+    scenarios: dict[str, Scenario], rounds: int, patience: Patience, found: dict[str, Found], keep: Callable[[], None]
+) -> None:
+    """Run all scenarios on one Redis.
+
+    Args:
+        scenarios: What to run, by name.
+        rounds: Of each, at most.
+        patience: With other work on the machine.
+        found: Where what is found goes: it outlives an error.
+        keep: Called after each round, and each profile: what it writes outlives the process.
 
     Raises:
         BenchmarkError: A measurement could not be made.
@@ -168,33 +181,43 @@ def run(scenarios: dict[str, Scenario], rounds: int, patience: Patience, found: 
             stage = Stage(cores, directory, redis, port)
             for name, scenario in scenarios.items():
                 one = found.setdefault(name, Found())
-                run_scenario(stage, name, scenario, rounds, patience, one)
+                for number in range(min(rounds, scenario.rounds)):
+                    run_round(stage, name, scenario, number, patience, one)
+                    keep()
                 one.profile.extend(profile(stage, scenario, one.rows))
+                keep()
         finally:
             redis.stop()
+
+
+def _heed_signals() -> None:
+    """Take the end of the terminal, and SIGTERM, as Ctrl-C, so that the parts are stopped and the report is written."""
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) is not signal.SIG_IGN:  # nohup
+            signal.signal(one, signal.default_int_handler)
 
 
 def main(arguments: list[str]) -> int:
     """Run, report, and return the exit code."""
     args = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the parts are stopped
+    _heed_signals()
     scenarios = choose(args)
+    known, stem = facts(arguments), new_stem()
     found: dict[str, Found] = {}
     failure: BenchmarkError | None = None
     try:
-        run(scenarios, args.rounds, Patience(args.patience), found)
+        run(scenarios, args.rounds, Patience(args.patience), found, partial(save, found, known, stem))
     except BenchmarkError as error:
         failure = error
     except KeyboardInterrupt:
         failure = BenchmarkError("interrupted")
-    known = facts(arguments)
     sections = [
         section_of(name, scenarios[name], one.rows, known, one.profile, one.failures)
         for name, one in found.items()
         if one.rows
     ]
     if sections:
-        report = write(sections, known, RESULTS)
+        report = write(sections, known, stem)
         print("\n" + report.read_text())
         say(f"written: {os.path.relpath(report)} (and .json)")
     failures = [f"{name}: {text}" for name, one in found.items() for text in one.failures]

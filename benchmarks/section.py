@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.plots import draw
 from benchmarks.report import table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from benchmarks.measure import Row
     from benchmarks.report import Column, Target
+    from benchmarks.run import Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,22 @@ class Section:
         return "\n\n".join(parts)
 
 
-def write(sections: list[Section], known: dict[str, str], directory: Path) -> Path:
+def save(found: Mapping[str, Found], known: dict[str, str], stem: Path) -> None:
+    """Write what has been measured so far, unjudged, as JSON that `benchmarks.merge` reads."""
+    _write_json([asdict(one) | {"name": name, "known": known} for name, one in found.items() if one.rows], known, stem)
+
+
+def _write_json(scenarios: list[dict[str, Any]], known: dict[str, str], stem: Path) -> None:
+    """Replace the file as a whole: whoever is killed meanwhile leaves the one before."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    new = stem.with_suffix(".new")
+    new.write_text(json.dumps(known | {"argv": sys.argv, "scenarios": scenarios}, indent=1))
+    new.replace(stem.with_suffix(".json"))
+
+
+def write(sections: list[Section], known: dict[str, str], stem: Path) -> Path:
     """Write the report as Markdown, JSON and plots; return the Markdown file."""
-    directory.mkdir(parents=True, exist_ok=True)
-    stem = directory / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    _write_json([asdict(section) for section in sections], known, stem)
     pictures = draw(sections, stem)
     head = "\n".join(f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in known.items())
     missed = [f"- {section.name}: {one}" for section in sections for one in section.targets if one.is_met is False]
@@ -77,7 +90,4 @@ def write(sections: list[Section], known: dict[str, str], directory: Path) -> Pa
     text = "\n\n".join(["# Benchmarks", head, verdict, *told]) + "\n"
     report = stem.with_suffix(".md")
     report.write_text(text)
-    stem.with_suffix(".json").write_text(
-        json.dumps(known | {"argv": sys.argv, "scenarios": [asdict(section) for section in sections]}, indent=1)
-    )
     return report

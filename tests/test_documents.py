@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.catalogue import SCENARIOS
 from sse_gateway.cli import commands
 from sse_gateway.config import Settings
 from sse_gateway.gateway import Gateway
@@ -237,6 +238,14 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
         assert "://" in link or (page.parent / link).exists(), link
     for named in re.findall(r"`((?:tests|docs|config|sse_gateway|nginx|systemd|benchmarks)/[\w./-]*)`", text):
         assert (ROOT / named).exists(), named
+
+
+def test_every_benchmark_is_explained_and_has_its_place_among_the_results() -> None:
+    """A scenario without a row in its README cannot be asked for by a newcomer; one without marks would be measured for nothing."""
+    explained = re.findall(r"^\| `(\w+)` \|", read(ROOT / "benchmarks" / "README.md"), re.MULTILINE)
+    places = re.findall(r"<!-- measured (\w+) -->\n(?:.*\n)*?<!-- end \1 -->", read(DOCS / "performance.md"))
+    assert set(SCENARIOS) <= set(explained), set(SCENARIOS) - set(explained)
+    assert sorted(places) == sorted([*SCENARIOS, "about", "targets", "capacity"])
 
 
 def test_decisions_are_listed() -> None:
