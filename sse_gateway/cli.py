@@ -259,8 +259,9 @@ def _now() -> float:
 
 
 def _open_standard_descriptors() -> None:
-    """Let none of the first three be a socket's: libuv aborts the process when it closes one of them."""
+    """Let none of the first three be a socket's, here or in a worker: libuv aborts the process when it closes one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no keyword
         if descriptor == 2:
             sys.stderr = os.fdopen(descriptor, "w", closefd=False)
     os.close(descriptor)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sse_gateway.generation import ANSWER_S
-from tests.support.gateway_process import CONNECTIONS, DELIVERIES, MARKER, configuration, poll
+from tests.support.gateway_process import CONNECTIONS, DELIVERIES, MARKER, GatewayProcess, configuration, poll
 from tests.support.streams import follow
 from tests.support.valkey import free_port, running
 
 if TYPE_CHECKING:
     from tests.conftest import Connect
-    from tests.support.gateway_process import Config, GatewayProcess, Gateways
+    from tests.support.gateway_process import Config, Gateways
     from tests.support.valkey import Valkey
 
 LATENCY = MARKER + "delivery_latency_seconds"
@@ -392,6 +393,20 @@ def test_too_few_descriptors_are_bad_configuration(gateways: Gateways, valkey: V
     assert gateway.wait_exit(30) == 78
     assert len(gateway.stray_output) == 1
     assert "ulimit -n" in gateway.stray_output[0]
+
+
+def test_a_service_without_standard_streams_serves(tmp_path: Path, valkey: Valkey) -> None:
+    """Some service managers close them: a worker's sockets must not take their place."""
+    gateway = GatewayProcess(workers(1, valkey), tmp_path)
+    gateway.write_config()
+    command = f"exec {sys.executable} -m sse_gateway serve --config {gateway.config_file} <&- >&- 2>&-"
+    process = subprocess.Popen(["sh", "-c", command])
+    try:
+        poll(lambda: gateway.admin_status("/readyz") == 200, timeout_s=15, what="readiness")
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
 
 
 def test_secrets_stay_in_memory(gateways: Gateways, own_valkey: Valkey) -> None:
