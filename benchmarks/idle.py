@@ -25,6 +25,9 @@ stream has a heartbeat, and hardly any has two."""
 ALONE_S = 4
 """How long a server without streams is watched: what it does then is not its heartbeats'."""
 
+LEFT_S = 3
+"""How long the server may take to notice that all have left, before it is seen what memory it has given back."""
+
 FIRST_S = 2
 """How long the server may take to free what it needed only for opening streams."""
 
@@ -46,10 +49,13 @@ def idle(stage: Stage, name: str, load: Load, say: Say) -> Row:
             say(f"{load.streams} streams open after {opened_s:.1f} s, idle for {IDLE_S} s")
             row = heartbeats(stage, server, (client, first_client), load.streams + first.streams, alone)
             after, kernel_after = server.part.rss_bytes(), kernel_bytes()
+        time.sleep(LEFT_S)
+        left = server.part.rss_bytes()
     return row | {
         "server": name,
         "rss_before": before,
         "rss_after": after,
+        "rss_left": left,
         "bytes_per_stream": (after - before) / load.streams,
         "kernel_bytes_per_stream": (kernel_after - kernel_before) / load.streams,
         "opened_s": opened_s,

@@ -43,6 +43,7 @@ MEMORY_COLUMNS = (
     Column("heartbeats", "heartbeats in 16 s", digits=0),
     Column("rss_before", "before, MiB", 2**-20),
     Column("rss_after", "after, MiB", 2**-20),
+    Column("rss_left", "when they have left, MiB", 2**-20),
     Column("opened_s", "opened in, s"),
 )
 
