@@ -42,7 +42,7 @@ _LOG_FLUSH_S = 2.0
 
 _log = logging.getLogger(__name__)
 
-_config_file = click.Path(dir_okay=False, path_type=Path)
+_config_file = click.Path(path_type=Path)  # whether it can be read is said by whoever reads it, as bad configuration
 
 _redis_option = click.option(
     "--redis",

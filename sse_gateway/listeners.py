@@ -86,7 +86,14 @@ class Sockets:
             self._close(self._rows[before:])
             del self._rows[before:]
             reason = error.strerror or str(error)
-            raise ConfigError([f"{self._key}: cannot listen on {address_of(self.place)}: {reason}"]) from error
+            where = f"{self._key}: cannot listen on {address_of(self.place)}: {reason}"
+            raise ConfigError([f"{where}; choose another with {self._key}.{self._remedy(error)}"]) from error
+
+    def _remedy(self, error: OSError) -> str:
+        """Which key of the section would help."""
+        if self.place.unix is not None:
+            return "unix"
+        return "port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "host"
 
     async def _bind_tcp(self, rows: int, own_ports: Collection[int]) -> None:
         if not self._addresses:

@@ -172,9 +172,10 @@ def _replay(text: str) -> int | None:
         return None
     if text == "all":
         return ALL
-    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+    if not re.fullmatch(r"[0-9]+", text, re.ASCII):
         raise RequestError(400, "'replay' is a number of events or 'all'")
-    return int(text)
+    digits = text.lstrip("0") or "0"
+    return int(digits) if len(digits) < len(str(ALL)) else ALL  # more than there can be
 
 
 def _wrap(text: str) -> bool:

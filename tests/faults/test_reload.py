@@ -248,7 +248,8 @@ def test_an_address_that_is_taken_changes_nothing(
     (failed,) = gateway.wait_log("reload.failed")
     gateway.config[section] = former
 
-    assert failed["problems"] == [f"{section}: cannot listen on 127.0.0.1:{valkey.port}: Address already in use"]
+    taken = f"cannot listen on 127.0.0.1:{valkey.port}: Address already in use"
+    assert failed["problems"] == [f"{section}: {taken}; choose another with {section}.port"]
     valkey.publish(f"sse:{channel}", "hello")
     stream.wait_data("hello")
     wait_reloads(gateway, failed=1)

@@ -117,6 +117,13 @@ def test_a_missing_file_is_78(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "none.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [("check-config",), ("serve", "--config")])
+def test_a_directory_is_78(command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever cannot be read is bad configuration: systemd does not start it again and again."""
+    assert code_of(*command, str(tmp_path)) == 78
+    assert capsys.readouterr().err == f"{tmp_path}:1:1: file: cannot be read: Is a directory\n"
+
+
 def test_demo_says_a_busy_port(valkey: Valkey, capsys: pytest.CaptureFixture[str]) -> None:
     """A port that is taken is said with the way out."""
     assert code_of("demo", "--port", str(valkey.port)) == 78

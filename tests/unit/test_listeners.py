@@ -70,15 +70,18 @@ async def test_a_taken_port_is_refused() -> None:
         await sockets.bind(2)
         sockets.listen()
         with closing(Sockets(sockets.place, "listen")) as second:
-            with pytest.raises(ConfigError, match=rf"^listen: cannot listen on {address_of(sockets.place)}: Address"):
+            with pytest.raises(
+                ConfigError, match=rf"^listen: cannot listen on {address_of(sockets.place)}: Address"
+            ) as told:
                 await second.bind()
+            assert str(told.value).endswith("choose another with listen.port")
             await second.bind(own_ports={sockets.place.port})  # by a process that knows what it does
 
 
 async def test_an_address_of_another_host_is_refused() -> None:
     """With a sentence; nothing stays bound."""
     with closing(tcp("192.0.2.1")) as sockets:
-        with pytest.raises(ConfigError, match="Cannot assign requested address"):
+        with pytest.raises(ConfigError, match=r"Cannot assign requested address; choose another with listen\.host"):
             await sockets.bind(2)
         assert list(sockets.rows) == []
     with closing(tcp("nowhere.invalid")) as sockets, pytest.raises(ConfigError, match="cannot listen on nowhere"):

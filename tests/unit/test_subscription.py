@@ -159,14 +159,25 @@ def test_unknown_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("text", "replay"),
-    [("", None), ("0", 0), ("1", 1), ("007", 7), ("9" * 18, 10**18 - 1), ("all", ALL), ("a%6Cl", ALL)],
+    [
+        ("", None),
+        ("0", 0),
+        ("1", 1),
+        ("007", 7),
+        ("9" * 18, 10**18 - 1),
+        ("9" * 19, ALL),
+        ("9" * 5000, ALL),
+        ("0" * 5000 + "7", 7),
+        ("all", ALL),
+        ("a%6Cl", ALL),
+    ],
 )
 def test_replay(text: str, replay: int | None) -> None:
     """A client says how many events it wants, or all, or nothing."""
     assert ask(f"channel=a&replay={text}").replay == replay
 
 
-@pytest.mark.parametrize("text", ["-1", "+1", "1.0", "1e3", "ALL", "x", " 1", "%D9%A1", "9" * 19, "9" * 5000])
+@pytest.mark.parametrize("text", ["-1", "+1", "1.0", "1e3", "ALL", "x", " 1", "%D9%A1"])
 def test_bad_replay(text: str) -> None:
     """A number that is none is refused."""
     assert refused(f"channel=a&replay={text}") == 400
