@@ -83,6 +83,35 @@ def test_cut_at_every_block() -> None:
         assert [other.id for other in again[1:]] == ids[index:]
 
 
+@pytest.mark.parametrize(
+    ("seen", "here", "there"),
+    [
+        ([], ["b0", "b1", "window:2", "b2", "a2", "b3", "a3"], ["b0", "window:1", "b1", "a1", "b2", "a2", "b3", "a3"]),
+        (["b0"], ["b1", "window:2", "b2", "a2", "b3", "a3"], ["window:1", "b1", "a1", "b2", "a2", "b3", "a3"]),
+        (["b0", "b1"], ["window:1", "b2", "a2", "b3", "a3"], ["a1", "b2", "a2", "b3", "a3"]),
+    ],
+)
+def test_cut_before_the_gap(seen: list[str], here: list[str], there: list[str]) -> None:
+    """Where it goes on, only losses behind the cursor count: where there are none, older ones are never told.
+
+    The one exception to I2, which docs/cluster.md tells: nodes with other windows, a stream of several channels.
+    """
+    node, other = Core(rule("a", events=2), rule("*")), Core(rule("a", events=3), rule("*"))
+    cursor = node.publish("a", "0")
+    other.publish("a", "0")
+    for number in range(4):
+        for core in (node, other):
+            core.publish("b", f"b{number}")
+            core.publish("a", f"a{number}")
+    blocks = node.connect("channel=a&channel=b", cursor).blocks()
+
+    cut = blocks[len(seen)].id
+
+    assert [block.data for block in blocks[1 : len(seen) + 1]] == seen
+    assert node.connect("channel=a&channel=b", cut).told() == here
+    assert other.connect("channel=a&channel=b", cut).told() == there
+
+
 def test_channels_that_share_a_loss() -> None:
     """Channels that appeared after the same forgotten loss share its gap."""
     core = Core(rule(age_s=1))
