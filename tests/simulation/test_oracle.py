@@ -78,6 +78,12 @@ def is_break(block: Block) -> bool:
     return block.type == "gateway.gap" and json.loads(block.data)["reason"] in {"source", "epoch"}
 
 
+def is_counted_loss(block: Block) -> bool:
+    """Whether it tells how many events a window has lost."""
+    said = json.loads(block.data) if block.type == "gateway.gap" else {}
+    return said.get("reason") == "window" and said["missed"] is not None
+
+
 def owed(run: Run, tape: Tape) -> list[int]:
     """Where on a tape events stand that could not be left out, but for the last."""
     if indexes(tape, lambda block: block.type == "gateway.gap"):
@@ -153,6 +159,20 @@ def test_a_new_epoch_untold_is_noticed() -> None:
                 around = tape[index - 1], tape[index + 1] if index + 1 < len(tape) else tape[0]
                 if any(isinstance(item, Stream) or item[0].id == "0-0-0" or is_break(item[0]) for item in around):
                     continue  # it is told all the same
+                with pytest.raises(BrokenPromiseError):
+                    judge(run, person, drop(tape, index))
+                changed += 1
+
+    assert changed > 20
+
+
+def test_a_loss_untold_is_noticed() -> None:
+    """A gap that tells what a window has lost cannot be left out."""
+    changed = 0
+    for seed in range(12):
+        run = played(seed, "links")
+        for person, tape in tapes(run):
+            for index in indexes(tape, is_counted_loss):
                 with pytest.raises(BrokenPromiseError):
                     judge(run, person, drop(tape, index))
                 changed += 1

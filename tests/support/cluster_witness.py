@@ -14,6 +14,7 @@ After a gap `cursor`, and after a change to another family of nodes, the person 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -182,20 +183,26 @@ class Witness:
         if hole and self._ledger.is_faulty:
             self.debts += hole
         else:
-            hole = self._not_excused(hole)
+            hole = self._not_excused(name, hole)
             ensure(not hole, "a silent hole (I2):", one_of(self._ledger, hole), "before", place)
 
-    def _not_excused(self, hole: list[int]) -> list[int]:
+    def _not_excused(self, name: str, hole: list[int]) -> list[int]:
         """Leave out what a replay that was cut short had not told yet, and another node cannot know of.
 
         A replay tells a loss where its newest lies (I2). Until it gets there, its ids stand beyond older
         losses; whoever is cut there and goes on at a node whose windows hold the newer ones misses the older.
+        So there must be a newer one, beyond the last id.
         """
-        if not EXCUSES_CUT_REPLAYS:
+        if not EXCUSES_CUT_REPLAYS or not self._may_lose_beyond(name, self._own_start):
             return hole
         excused = [p for p in hole if p <= self._own_start and self._ledger.may_be_lost(p, self.now)]
         self.untold += len(excused)
         return [place for place in hole if place not in excused]
+
+    def _may_lose_beyond(self, name: str, place: int) -> bool:
+        places = self._ledger.places[name]
+        beyond = bisect_right(places, place)
+        return beyond < len(places) and self._ledger.may_be_lost(places[beyond], self.now)
 
     def _upto(self, name: str) -> int:
         return self._settled.get(name, self._start)
@@ -341,7 +348,7 @@ class Witness:
             if owed and ledger.is_faulty:
                 self.debts += owed
             else:
-                owed = self._not_excused(owed)
+                owed = self._not_excused(name, owed)
                 ensure(not owed, "a silent hole (I2):", one_of(ledger, owed), "up to", upto, *why)
 
     def _is_silent(self, places: Sequence[int], newest: int, upto: int) -> bool:
