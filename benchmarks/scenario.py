@@ -137,7 +137,12 @@ def measure_highest(stage: Stage, scenario: Scenario, server: str, patience: Pat
 
 def note_ratios(rows: list[Row], pairs: tuple[tuple[str, str], ...], key: str = "cpu_us_per_delivery") -> list[str]:
     """Return ratios that are not promised, by name of the servers."""
-    what = {"cpu_us_per_delivery": "CPU per delivery", "p99_ms": "p99", "rate": "rate"}.get(key, key)
+    what = {
+        "cpu_us_per_delivery": "CPU per delivery",
+        "p99_ms": "p99",
+        "rate": "rate",
+        "server_cpu_s": "server CPU",
+    }.get(key, key)
     named = [(f"{over} / {under}, {what}", ratio(trusted(rows), key, over, under)) for over, under in pairs]
     return [f"{text}: {statistics.median(values):.2f}" for text, values in named if values]
 
