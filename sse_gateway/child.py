@@ -34,6 +34,7 @@ HEAR_S = 1.0
 """How long the last words of a process that has ended may take."""
 
 BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that wait while nobody has handlers for them."""
 
 _OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "SSE_GATEWAY__")
 """What variables begin with that are for the supervisor: systemd's, and configuration with its secrets."""

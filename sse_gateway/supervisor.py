@@ -36,6 +36,7 @@ from prometheus_client.process_collector import ProcessCollector
 from sse_gateway import __version__
 from sse_gateway.admin import admin_app
 from sse_gateway.aggregate import Aggregate
+from sse_gateway.child import BLOCKED
 from sse_gateway.config import load_settings
 from sse_gateway.errors import ConfigError
 from sse_gateway.generation import MISSING, Generation, Means
@@ -119,7 +120,7 @@ class Supervisor:
             raise failure
 
     async def _run(self, group: asyncio.TaskGroup, stack: AsyncExitStack) -> None:
-        self._watch_signals()
+        self._watch_signals(stack)
         ticker = group.create_task(self._tick())
         stack.callback(ticker.cancel)
         stack.push_async_callback(self._close)
@@ -140,11 +141,12 @@ class Supervisor:
         await self._admin.aclose()
         self._sockets.close()
 
-    def _watch_signals(self) -> None:
+    def _watch_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop)
+        for number in BLOCKED:
+            loop.add_signal_handler(number, self._on_hangup if number == signal.SIGHUP else self._on_stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, BLOCKED)  # late ones: the end is as clean
 
     def _provide(self, stack: AsyncExitStack) -> Means:
         where = self._env.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,6 +180,38 @@ def test_a_gateway_stops_before_it_was_ever_ready(gateways: Gateways) -> None:
 
     assert gateway.stop(5) == 0
     gateway.check_clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_up_to_the_end_leave_it_clean(gateways: Gateways, valkey: Valkey, number: signal.Signals) -> None:
+    """Whoever asks again and again gets exit code 0, also in the moment between the last worker and the exit."""
+    gateway = gateways.start(configuration(valkey.url))
+
+    def ended() -> bool:
+        if gateway.running:
+            gateway.signal(number)
+        return not gateway.running
+
+    poll(ended, timeout_s=5, what="end")
+    assert gateway.wait_exit() == 0
+    gateway.check_clean()
+
+
+def test_signals_wait_while_the_program_loads(gateways: Gateways, valkey: Valkey) -> None:
+    """Before there are handlers SIGHUP would end it, and SIGTERM with another exit code."""
+    gateway = gateways.start(configuration(valkey.url), alive=False)
+    poll(lambda: signal.SIGTERM in _blocked(gateway.pid), timeout_s=5, what="block")
+    gateway.signal(signal.SIGHUP)
+    gateway.wait_ready()
+    gateway.wait_log("reload.started")
+    assert gateway.stop() == 0
+
+
+def _blocked(pid: int) -> set[int]:
+    """The signals that wait, in a process that loads."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    mask = int(status.partition("SigBlk:")[2].split()[0], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
 def test_a_gateway_stops_while_a_cursor_is_held(

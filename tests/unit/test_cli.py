@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -35,8 +36,12 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 def code_of(*words: str) -> int:
     """Run one command in this process and return its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main(words)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # `serve` changes it for the rest of its process
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     code = ended.value.code
     assert isinstance(code, int)
     return code
