@@ -260,7 +260,6 @@ def test_without_a_supervisor_there_are_no_workers(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_restarts_leave_no_descriptor(gateways: Gateways, valkey: Valkey) -> None:
     """After a dozen the supervisor has open what it had, and no worker has what is another's."""
     count = 4
