@@ -234,9 +234,7 @@ class Audience:
         current.index = stop
         if stop == current.end and self.passes:  # none if the last member has just left
             self.passes = self.passes[1:]
-            self.position = current.batch.position
-            self.events += current.batch.count
-            self.bytes += current.batch.size
+            self._has_got(current.batch)
             desk.tally.pass_bytes -= current.batch.release()
         return stop - start
 
@@ -248,21 +246,22 @@ class Audience:
         """
         slots = len(self.handles)
         self._write(batch, 0, slots, write, desk, now)
-        self._has_got(batch, now)
+        self._has_got(batch)
+        self.sent_at = now
         return slots
 
-    def try_lone(self, batch: Batch, sent: int, write: Write, desk: Desk, now: float) -> None:
-        """Go on where the lone member did not take all of a batch: bytes taken, or -1 if it could not be written to."""
-        if sent < 0:
+    def finish_lone(self, batch: Batch, sent: int, write: Write, desk: Desk, now: float) -> None:
+        """See to the lone member if it did not take all of a batch: bytes taken, or -1 if it refused, for whatever reason."""
+        if sent < 0:  # it refuses again, or takes some after all
             self._write(batch, 0, 1, write, desk, now)
         else:
             self._fall_behind(0, batch, sent, desk, now)
 
-    def _has_got(self, batch: Batch, now: float) -> None:
+    def _has_got(self, batch: Batch) -> None:
+        """Count a batch that all members have been served."""
         self.position = batch.position
         self.events += batch.count
         self.bytes += batch.size
-        self.sent_at = now
 
     def _write(self, batch: Batch, start: int, stop: int, write: Write, desk: Desk, now: float) -> None:
         """Write a batch to some members. Nothing here awaits, locks or logs."""

@@ -6,8 +6,8 @@ Rules:
     2. Its bytes are joined when the first pass with it begins, once for each framing.
     3. It is charged to `pass_bytes` once, as long as anything holds it.
 
-Measured, with `os.write` to /dev/null: an event that 1,000 audiences of one stream get costs 6,400 instructions an audience,
-where a batch for each of them cost 40,000; 1,000 streams that are one audience cost 1,550 each.
+Measured, with `os.write` to /dev/null and steps of 128 writes: an event that 1,000 audiences of one stream get costs 3,390
+instructions an audience, where a batch for each of them cost 40,000; 1,000 streams that are one audience cost 1,180 each.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 Handle: TypeAlias = Any
-"""What a sink is written to: a socket; the core only hands it to its `write`."""
+"""What a sink is written to: a socket; the core only hands it to its `write`. It is true, unlike the None in its place."""
 
 
 class Phase(Enum):
@@ -52,13 +52,13 @@ class Sink(Protocol):
     handle: Handle
 
     def wait_writable(self) -> None:
-        """Call the hub's `advance` when the socket takes bytes again. Idempotent."""
+        """Call the hub's `advance` when the socket takes bytes again. Idempotent; ends no stream."""
 
     def replayed(self, size: int) -> None:
         """So many bytes of events that were are about to be written to it."""
 
     def abort(self, reason: CloseReason) -> None:
-        """End the stream at once, without a word."""
+        """End the stream at once, without a word, and no other: an audience may be in the midst of being written to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,8 @@ class Turns:
             if self._ready and not self._others:
                 left -= self._go_on(left, limit, now)
             elif self._round.due or self._begin_round():
-                left -= self._take_turns(left, now)
+                # There may be very many that all need passes now (rule 3).
+                left -= self._take_turns(left, now) or bool(self._others)
             elif self._ready:
                 self._others = 0  # there are none
             else:
@@ -158,7 +159,7 @@ class Turns:
             if sent == size:
                 whole += 1
             else:
-                audience.try_lone(batch, sent, write, desk, now)
+                audience.finish_lone(batch, sent, write, desk, now)
             audience.position = position
             audience.events += count
             audience.bytes += bytes_

@@ -38,7 +38,17 @@ PARTS = 6
 LENGTH = 120
 
 CROWD = [["n1"], ["n1"], ["n1"], ["n1", "n2"], ["n1", "l:1"], ["n*"], ["audit:1", "n1"]]
-WEIGHTS = KINDS | {"attach": 20, "resume": 4, "leave": 6, "step": 40, "cut_off": 3, "crowd": 3, "loners": 2, "lose": 1}
+WEIGHTS = KINDS | {
+    "attach": 20,
+    "resume": 4,
+    "leave": 6,
+    "step": 40,
+    "cut_off": 3,
+    "crowd": 3,
+    "loners": 3,
+    "pile": 4,
+    "lose": 1,
+}
 
 
 class Crowd(Run):
@@ -75,19 +85,33 @@ class Crowd(Run):
         return rng.choice(self._framings)
 
     def _do_crowd(self, rng: Random) -> None:
-        """Many that follow the same; mostly nothing holds them up, so that they are written to in runs."""
+        """Many that follow the same; mostly nothing holds them up, so that they are written to in runs, but for one at times."""
         names = self._names(rng)
         begin = len(self.clients)
         for _ in range(rng.choice([4, RUN, 3 * RUN])):
             self._attach(names, None, rng)
-        for client in self.clients[begin:] if rng.random() < 0.7 else ():
+        crowd = self.clients[begin:]
+        for client in crowd if rng.random() < 0.7 else ():
             client.room = None
             client.writable()
+        if crowd and rng.random() < 0.6:
+            rng.choice(crowd).room = rng.choice([0, 0, 7, 150, 400])
 
     def _do_loners(self, rng: Random) -> None:
         """Audiences of one, with a channel of their own beside what the crowd follows."""
         for own in rng.sample(range(4, 30), rng.choice([2, 9])):
             self._attach([*rng.choice(CROWD[:4]), f"n{own}"], None, rng)
+
+    def _do_pile(self, rng: Random) -> None:
+        """More between two turns than fits a batch, and then some more."""
+        for number in range(rng.choice([2, 4, 6])):
+            plan = self._publisher.text("n1", f"{number} {'x' * min(200, self.setup.message_bytes - 180)}")
+            self._publish(self._upcoming.popleft() if self._upcoming else plan, rng)
+            self.hub.flush(self.now)
+            if number == 2:
+                self._step()
+            self._settle()
+            self.step += 1
 
     def _do_lose(self, _: Random) -> None:
         """The link was lost, and nothing on it: live streams go back to the windows."""
@@ -131,7 +155,7 @@ def play(seed: int, steps: Sequence[Step]) -> None:
 @pytest.fixture(autouse=True)
 def joined_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has gathered mostly fits a batch, and sometimes does not."""
-    monkeypatch.setattr(batch, "JOINED_BYTES", 600)
+    monkeypatch.setattr(batch, "JOINED_BYTES", 300)
 
 
 @pytest.mark.timeout(0)  # as long as was asked for
@@ -175,6 +199,9 @@ MUTANTS = {
     "alike though due another": (Turns, "_serve_alike", "found is not gathered or", ""),
     "alike though framed otherwise": (Turns, "_serve_alike", "or audience.framing is not framing", ""),
     "alike though not alone": (Turns, "_serve_alike", "or audience.lone is None", ""),
+    "alike though others come before": (Turns, "_serve_alike", "or audience.passes", ""),
+    "alike and nowhere": (Turns, "_serve_alike", "audience.position = position", "pass"),
+    "alike and a part again": (Audience, "finish_lone", "if sent < 0", "if True"),
     "alike and forgotten": (Turns, "_serve_alike", "due[audience] = found", "pass"),
     "alike and not counted": (Turns, "_serve_alike", "batch.served += whole", "pass"),
 }

@@ -255,6 +255,48 @@ def test_served_one_by_one() -> None:
     assert (len(sock.taken), sock.aborted) == (60, CloseReason.CLIENT)
 
 
+@pytest.mark.parametrize("room", [0, 9, 20])
+def test_lone_member(room: int) -> None:
+    """Who is alone and did not take all falls behind, unless at the second try it takes all."""
+    hall = Hall()
+    reader, sock = hall.join(room)
+    lone = hall.audience.lone
+    batch = batch_of([event(1)])
+    sent = sock.take(batch.blob(chunked=False).data) if room == 9 else -1
+
+    hall.audience.finish_lone(batch, sent, hall.network.write, hall.desk, 5.0)
+
+    assert lone == sock.handle
+    assert hall.audience.lone == (sock.handle if room == 20 else None)
+    assert batch.served == (room == 20)
+    assert (len(sock.taken), sock.waits) == (room, int(room < 20))
+    assert hall.tally.queue_bytes == 20 - room == (0 if reader.outbox is None else len(reader.outbox))
+
+
+def test_who_is_alone() -> None:
+    """Only a member that has the one slot is, and only while it is writable."""
+    hall = Hall()
+    lone = [hall.audience.lone]
+    readers = []
+    for _ in range(2):
+        readers.append(hall.join()[0])
+        lone.append(hall.audience.lone)
+    hall.audience.leave(readers[0])
+    lone.append(hall.audience.lone)
+
+    assert lone == [None, readers[0].sink.handle, None, None]
+    hall.audience.leave(readers[1])
+    for _ in range(20):
+        hall.audience.leave(hall.join()[0])
+    last = hall.join()[0]
+    while last.slot:  # until it has closed up
+        hall.audience.leave(last)
+        last = hall.join()[0]
+    assert hall.audience.lone == last.sink.handle
+    hall.audience.leave(last)
+    assert hall.audience.lone is None
+
+
 def test_who_waits() -> None:
     """Readers that catch up are noted; nothing is kept for an audience that nobody waits for."""
     hall = Hall()

@@ -287,11 +287,11 @@ def test_who_joins_between_events() -> None:
     core.hub.flush(core.now)
 
     order = []
-    for _ in range(4):
+    for _ in range(5):
         core.hub.step(core.now)
         order.append([client.told() for client in (first, other, late)])
 
-    assert order == [[["1"], [], []], [[], ["1", "2"], []], [["2"], [], []], [[], [], ["2"]]]
+    assert order == [[["1"], [], []], [[], [], []], [[], ["1", "2"], []], [["2"], [], []], [[], [], ["2"]]]
 
 
 def test_what_is_not_spread_is_not_claimed() -> None:

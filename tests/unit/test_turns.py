@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 
 from sse_gateway.audience import Desk
 from sse_gateway.batch import JOINED_BYTES, Batch, batch_of
+from sse_gateway.frames import chunk
+from sse_gateway.reader import framing_of
 from sse_gateway.reasons import CloseReason
 from sse_gateway.tally import Tally
 from sse_gateway.turns import Turns
 from tests.support.core import Core, rule
+from tests.support.sockets import UNLIMITED
 from tests.unit.test_audience import HEARTBEAT, Hall, event
 
 if TYPE_CHECKING:
@@ -108,6 +111,78 @@ def test_alone_with_passes() -> None:
     frames = [event(position, JOINED_BYTES).frame for position in range(1, 4)] + [event(4).frame]
     assert between == [2 * JOINED_BYTES, len(frames[3])]
     assert room.got() == [[b"".join(frames)], [frames[3]]]
+
+
+def test_alone_and_due_the_same() -> None:
+    """Each gets it for himself: who is gone, takes nothing, or a part of it holds up nobody, and all is counted once (I4, I8)."""
+    room = Room(*[1] * 6)
+    rooms = [UNLIMITED, 0, 9, UNLIMITED, UNLIMITED, 20]
+    readers = [hall.audience.members()[0] for hall in room.halls]
+    for (sock,), free in zip(room.members, rooms, strict=True):
+        sock.room = free
+    room.members[3][0].is_gone = True
+    batch = batch_of([event(1)])
+    room.add(batch, *range(6))
+
+    room.turns.serve(5, 5.0)
+    between = [len(members[0]) for members in room.got()]
+    room.turns.serve(64, 6.0)
+    room.desk.observe(7.0)
+
+    tally = room.desk.tally
+    assert between == [0, 0, 9, 0, 20, 20]  # the last noted comes first
+    assert [len(members[0]) for members in room.got()] == [20, 0, 9, 0, 20, 20]
+    assert [members[0].aborted for members in room.members] == [None] * 3 + [CloseReason.CLIENT] + [None] * 2
+    assert [hall.audience.sent_at for hall in room.halls if hall.audience.size] == [6.0] + [5.0] * 4
+    assert (tally.deliveries, tally.bytes, tally.queue_bytes) == (4, 80, 20 + 11)
+    assert list(room.desk.lagging) == [readers[2], readers[1]]
+    for hall in room.halls:
+        for reader in hall.audience.members():
+            hall.audience.leave(reader)
+    assert [(reader.events, reader.bytes) for reader in readers] == [(1, 20), (0, 0), (1, 20), (0, 0), (1, 20), (1, 20)]
+    assert (tally.pass_bytes, bool(room.turns)) == (0, False)
+
+
+def test_alone_and_due_the_same_but_nobody_takes_it() -> None:
+    """Then nothing is counted."""
+    room = Room(1, 1)
+    for members in room.members:
+        members[0].room = 0
+    room.add(batch_of([event(1)]), 0, 1)
+    room.turns.serve(64, 0.0)
+    room.desk.observe(1.0)
+    assert (room.desk.tally.deliveries, room.desk.tally.bytes, room.writes) == (0, 0, 4)
+
+
+def test_alone_and_due_another() -> None:
+    """What others are due, how it is framed, and who is not alone is left to their own turn, in the same step."""
+    room = Room(1, 1, 2, 1, 1, 1)
+    room.halls[1].audience.framing = framing_of(chunked=True, wrapped=False)
+    batch, another = batch_of([event(1)]), batch_of([event(2)])
+    room.add(batch, *range(5))
+    room.add(another, 3, 5)
+
+    room.turns.serve(64, 0.0)
+
+    one, two = event(1).frame, event(2).frame
+    assert room.got() == [[one], [chunk(one)], [one, one], [one + two], [one], [two]]
+    assert (batch.served, another.served, room.writes) == (5, 1, 7)
+    assert (room.desk.tally.pass_bytes, bool(room.turns)) == (0, False)
+
+
+def test_very_many_passes() -> None:
+    """To make a pass counts as well where it comes later: a step does not make very many (I4)."""
+    room = Room(*[1] * 40)
+    for position in range(1, 4):
+        room.add(batch_of([event(position, JOINED_BYTES)]), *range(40))
+
+    room.turns.serve(4, 0.0)
+
+    assert sum(bool(hall.audience.passes) for hall in room.halls) <= 4
+    while room.turns:
+        room.turns.serve(4, 0.0)
+    assert [len(members[0]) for members in room.got()] == [3 * JOINED_BYTES] * 40
+    assert room.desk.tally.pass_bytes == 0
 
 
 def test_very_much_gathers() -> None:
