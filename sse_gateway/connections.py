@@ -15,6 +15,9 @@ Rules:
        that a crowd which comes at once does not keep everybody else waiting.
     6. Who does not take its answers keeps us waiting too, and has as long for them. What is ended is closed `LINGER_S`
        later at the latest, whatever it has not taken: else its descriptor would stay, and nobody would count it.
+    7. A response that ends as a stream does ends cleanly: our side is shut, and the client's end awaited for `LINGER_S`.
+       Closed at once, the connection would be reset by whatever the client still says, and the kernel throw away
+       what it has not read yet.
 
             reading ──request──► answering ──answered──► idle
                ▲                     │ more came meanwhile │ a byte
@@ -23,9 +26,11 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,7 +45,6 @@ from sse_gateway.stream import RESET
 from sse_gateway.turnstile import Turnstile
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -73,7 +77,7 @@ DROPPED_LOG_S = 1.0
 """At most one line a second and reason about connections that were ended."""
 
 LINGER_S = 1.0
-"""How long a connection that we end may take its last answer."""
+"""How long a connection that we end may take its last answer, and then to close."""
 
 _END = b"\r\n\r\n"
 
@@ -130,7 +134,10 @@ class Connections:
                 self._move(connection, self._answering.add)
             connection.unanswered = 0
             try:
-                return await handle(request)
+                response = await handle(request)
+                if response.prepared and not response.keep_alive:  # it has been written, to its end
+                    await connection.end_cleanly()
+                return response
             finally:
                 self.answered(connection)
 
@@ -219,12 +226,13 @@ class Connection(web.RequestHandler):
         unanswered: Bytes that came since a request was last begun to be answered.
     """
 
-    __slots__ = ("_connections", "_tail", "unanswered")
+    __slots__ = ("_connections", "_gone", "_tail", "unanswered")
 
     def __init__(self, connections: Connections, manager: web.Server, **settings: object) -> None:
         super().__init__(manager, **settings)  # type: ignore[arg-type]  # the server's own keywords, passed on
         self._connections = connections
         self._tail = b""
+        self._gone: asyncio.Future[None] | None = None  # while its end is awaited
         self.unanswered = 0
 
     @property
@@ -240,6 +248,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         self._connections.ended(self)
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -259,8 +269,23 @@ class Connection(web.RequestHandler):
             self._loop.call_later(LINGER_S, _reset, self.transport)
         self.force_close()
 
+    async def end_cleanly(self) -> None:
+        """Shut our side, and await the client's end. Meanwhile it may have to go, as whoever keeps us waiting."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._gone = self._loop.create_future()
+        with suppress(OSError):  # it has gone meanwhile
+            self.transport.write_eof()
+        self._connections.stalled(self)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._gone
+
     def data_received(self, data: bytes) -> None:
         """Read on, when it is our turn; what is too large is refused at once."""
+        if self._gone is not None:
+            self._ignore(data)
+            return
         self._connections.heard(self)
         transport = self.transport
         if transport is None or len(data) > MAX_REQUEST or self._connections.turnstile.try_pass():
@@ -272,7 +297,14 @@ class Connection(web.RequestHandler):
     def _read_later(self, transport: asyncio.Transport, data: bytes) -> None:
         if self.transport is transport and not transport.is_closing():
             transport.resume_reading()
-            self._read(data)
+            if self._gone is None:
+                self._read(data)
+
+    def _ignore(self, data: bytes) -> None:
+        """What comes behind the end of the answer is no request."""
+        self.unanswered += len(data)
+        if self.unanswered > MAX_REQUEST:
+            self._connections.drop(self, DropReason.SIZE)
 
     def _read(self, data: bytes) -> None:
         """Read on; what is too large without being a request is none."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -287,6 +289,38 @@ def test_a_full_gateway_tells_an_event_source_in_the_stream(
     stream = connect(narrow, "/events/pub:a", headers={"Accept": accept}, version=version)
 
     check_unavailable(stream, "full", retry_s=1)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_refusal_for_now_ends_cleanly(narrow: GatewayProcess, connect: Connect, method: str) -> None:
+    """As a stream does: behind its end the client may still say something and is not reset; a second later it is."""
+    fill(connect, narrow)
+    request = f"{method} /events/pub:a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", narrow.config["listen"]["port"])) as sock:
+        sock.sendall(request.encode())
+        answer = b"".join(iter(lambda: sock.recv(65_536), b""))
+        ended = time.monotonic()
+        assert answer.endswith(b"\r\n\r\n")
+        broken = select.poll()
+        broken.register(sock, 0)  # no more than whether it is reset
+        sock.send(b"x")
+        assert broken.poll(300) == []
+        while not broken.poll(50) and time.monotonic() < ended + 5:
+            sock.send(b"x")
+        assert 0.8 < time.monotonic() - ended < 3
+
+
+def test_what_follows_a_refusal_for_now_is_bounded(narrow: GatewayProcess, connect: Connect) -> None:
+    """I5: who floods the end of its answer loses the connection before the second is over."""
+    fill(connect, narrow)
+    with socket.create_connection(("127.0.0.1", narrow.config["listen"]["port"])) as sock:
+        sock.sendall(b"HEAD /events/pub:a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        while sock.recv(65_536):
+            pass
+        ended = time.monotonic()
+        with pytest.raises(ConnectionError):
+            sock.sendall(b"x" * 16_000_000)
+        assert time.monotonic() - ended < 0.8
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/*", "application/json", "text/html", "text/event-streams"])
