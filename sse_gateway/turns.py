@@ -8,7 +8,7 @@ Rules:
        the last noted comes first: that is the cheapest way through a dictionary, and nobody waits longer than a round.
     3. An audience with more slots than one step has writes left gets a pass, which goes on in the next steps,
        before further turns. After each pass the round goes on for as many writes as a step has: whoever always has
-       passes does not hold up the others (I4).
+       passes does not hold up the others (I4). To make passes counts as a write, unless they go on at once.
     4. Before an audience gets a new member, what is due to it becomes passes (`settle`): the new member has pulled it
        already (I3).
 """
