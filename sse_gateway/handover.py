@@ -254,7 +254,7 @@ class Handover:
             async with _within(self._patience_s, "nothing was taken"):
                 await writer.wait_closed()
         finally:
-            writer.transport.abort()
+            await _abort(writer)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_closed or self._inbound >= MAX_INBOUND:
@@ -263,7 +263,7 @@ class Handover:
             return
 
         def left() -> None:
-            writer.transport.abort()
+            writer.transport.abort()  # also of a task that is cancelled before it begins
             self._inbound -= 1
 
         self._inbound += 1
@@ -275,15 +275,18 @@ class Handover:
         Raises:
             ConnectionError: No header, or a token whose blocks come already.
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - we are a task
-        async with _within(self._patience_s, "nothing came"):
-            match = _HEADER.fullmatch(await reader.readexactly(_HEADER_BYTES))
-        token = match[1].decode() if match is not None else ""
-        if not token or token in self._by_token:
-            raise ConnectionError("not a hand-over of ours")
-        self._own(token, task)
-        await self._take(SocketWay(reader, writer), token)
+        try:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - we are a task
+            async with _within(self._patience_s, "nothing came"):
+                match = _HEADER.fullmatch(await reader.readexactly(_HEADER_BYTES))
+            token = match[1].decode() if match is not None else ""
+            if not token or token in self._by_token:
+                raise ConnectionError("not a hand-over of ours")
+            self._own(token, task)
+            await self._take(SocketWay(reader, writer), token)
+        finally:
+            await _abort(writer)
 
     # Lists.
 
@@ -319,6 +322,12 @@ async def _within(seconds: float, what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise TimeoutError(f"{what} for {seconds:g} s") from None
+
+
+async def _abort(writer: asyncio.StreamWriter) -> None:
+    """Break a connection off, and take notice of what has broken it before: else the loop may report that."""
+    writer.transport.abort()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)  # noqa: TID251 - one, whose end is all
 
 
 def _socket(directory: Path, node: str) -> Path:

@@ -175,13 +175,10 @@ class Wire:
 
     async def close(self) -> None:
         """Send what waits, if the other end takes it soon, and close. Idempotent."""
-        if self._writer.is_closing():
-            return
         self._writer.close()
         try:
             async with asyncio.timeout(_CLOSE_S):
-                await self._writer.wait_closed()
+                # Also of one that has broken: what broke it is reported by the loop if nobody takes it.
+                await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)  # noqa: TID251 - one, whose end is all
         except TimeoutError:
             self._writer.transport.abort()
-        except OSError:  # it has gone
-            pass

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,12 @@ def wait_gone(*pids: int, timeout_s: float = 5.0) -> None:
 
 
 def open_files(pid: int) -> list[str]:
-    """What a process has open."""
-    return [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    """What a process has open; what it closes while we look is not."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(path.readlink()))
+    return found
 
 
 def kill_one(gateway: GatewayProcess, number: signal.Signals = signal.SIGKILL) -> int:

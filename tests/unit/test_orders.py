@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
@@ -89,3 +90,18 @@ async def test_an_end_that_does_not_read_holds_nobody_up() -> None:
         wire.send(message)
         assert wire.waiting > 1 << 20
         await wire.close()
+
+
+async def test_what_broke_it_is_asked_for() -> None:
+    """A socket that breaks under the reader leaves nothing that the loop would report once it is collected."""
+    async with pair() as (wire, theirs):
+        wire.send(Stop())
+        await asyncio.sleep(0)
+        theirs.close()  # it had not read what we sent
+        assert await wire.receive() is None
+
+        await wire.close()
+
+        closed = wire._writer._protocol._closed  # type: ignore[attr-defined]
+        assert not closed._log_traceback
+        assert isinstance(closed.exception(), ConnectionResetError)
