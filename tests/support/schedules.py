@@ -374,7 +374,7 @@ class Run:
         self.world.expire(self.now)
         self.hub.tick(self.now, live=True)
         self._settle()
-        for _ in range(3000):
+        for _ in range(30_000):  # one write in each, at worst
             self.step += 1
             for client in self._open():
                 client.room, client.is_cut_off = None, False
