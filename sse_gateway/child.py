@@ -21,6 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from sse_gateway.orders import Ask, Refused, Report, Up, Wire
+from sse_gateway.signals import HANDLED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,9 +33,6 @@ MAX_QUESTIONS = 16
 
 HEAR_S = 1.0
 """How long the last words of a process that has ended may take."""
-
-BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that wait while nobody has handlers for them."""
 
 _OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "SSE_GATEWAY__")
 """What variables begin with that are for the supervisor: systemd's, and configuration with its secrets."""
@@ -188,7 +186,7 @@ async def spawn(number: int, start: Start, env: Mapping[str, str], owner: Owner)
 
 def _exec(control: int, start: Start, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     memory = [descriptor for descriptor in (start.census, start.beside) if descriptor >= 0]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         return subprocess.Popen(  # noqa: S603 - our own program
             # -P: the package that is installed, whatever lies in the working directory.

@@ -23,6 +23,7 @@ import click
 
 from sse_gateway import __version__
 from sse_gateway.errors import ConfigError, GatewayError, MessageError
+from sse_gateway.signals import HANDLED
 
 # ruff: noqa: PLC0415 - see the rule above on what is imported when
 
@@ -37,9 +38,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 64
 EXIT_INTERNAL = 70
 EXIT_CONFIG = 78
-
-_WAITING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that would end the process before the supervisor has handlers: they wait for those."""
 
 _LOG_FLUSH_S = 2.0
 """Longest wait for the last log lines at the end; beyond, they are lost."""
@@ -96,7 +94,7 @@ def commands() -> None:
 @click.option("--config", "file", required=True, type=_config_file, help="YAML; see config/sse-gateway.yaml.")
 def serve(file: Path) -> int:
     """Run the gateway until SIGTERM or SIGINT."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITING)  # loading takes a second: what comes meanwhile is not lost
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # loading takes a second: what comes meanwhile is not lost
     from sse_gateway.config import load_settings
     from sse_gateway.supervisor import Supervisor
 

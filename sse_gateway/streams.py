@@ -215,12 +215,7 @@ class Streams:
         self.open_streams[stream] = None
         framing = framing_of(chunked=chunked, wrapped=subscription.wrap)
         stream.reader = Reader(stream, subscription.follow, framing, self.retry_ms())
-        if settings.max_age_s:
-            stream.expires_at = now + settings.max_age_s * random.uniform(0.8, 1.0 - AGE_SLACK)
-            self._aging.add(stream, stream.expires_at)
-        if identity is not None:
-            stream.identity = identity
-            self._expiring.add(stream, identity.expires_at)
+        self._limit(stream, identity, now)
         try:
             self.hub.attach(stream.reader, subscription, head, now)
             stream.watch()
@@ -229,6 +224,15 @@ class Streams:
             raise
         self.kick()
         return None
+
+    def _limit(self, stream: Stream, identity: Identity | None, now: float) -> None:
+        """Note when a stream has to end: at its age, and with its token."""
+        if self._settings.max_age_s:
+            stream.expires_at = now + self._settings.max_age_s * random.uniform(0.8, 1.0 - AGE_SLACK)
+            self._aging.add(stream, stream.expires_at)
+        if identity is not None:
+            stream.identity = identity
+            self._expiring.add(stream, identity.expires_at)
 
     def ended(self, stream: Stream, reason: CloseReason) -> None:
         """A stream has left the hub: one line."""

@@ -36,7 +36,6 @@ from prometheus_client.process_collector import ProcessCollector
 from sse_gateway import __version__
 from sse_gateway.admin import admin_app
 from sse_gateway.aggregate import Aggregate
-from sse_gateway.child import BLOCKED
 from sse_gateway.config import load_settings
 from sse_gateway.errors import ConfigError
 from sse_gateway.generation import MISSING, Generation, Means
@@ -44,6 +43,7 @@ from sse_gateway.listeners import Sockets, address_of, listening, serve_app
 from sse_gateway.logs import change_logging, log_event
 from sse_gateway.metrics import ADDITIVE, PREFIX, SupervisorMetrics
 from sse_gateway.reasons import Unavailable
+from sse_gateway.signals import HANDLED
 from sse_gateway.systemd import notify, watchdog_interval_s
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ class Supervisor:
 
     def _watch_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
-        for number in BLOCKED:
+        for number in HANDLED:
             loop.add_signal_handler(number, self._on_hangup if number == signal.SIGHUP else self._on_stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
-        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, BLOCKED)  # late ones: the end is as clean
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, HANDLED)  # late ones: the end is as clean
 
     def _provide(self, stack: AsyncExitStack) -> Means:
         where = self._env.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None

@@ -38,6 +38,7 @@ from sse_gateway.gateway import Gateway
 from sse_gateway.logs import configure_logging, log_event
 from sse_gateway.orders import VERSION, Accept, Ask, Deafen, Drain, Refused, Report, Start, Stop, Up, Wire
 from sse_gateway.settings import Settings
+from sse_gateway.signals import HANDLED
 
 if TYPE_CHECKING:
     from sse_gateway.aggregate import Family
@@ -52,9 +53,6 @@ LOOK_S = 0.05
 
 MAX_WAITING = 1 << 20
 """Bytes that the supervisor has not taken; beyond, nothing is reported unasked."""
-
-BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that wait, from before the process begins until it has its handlers."""
 
 _LOG_FLUSH_S = 2.0
 
@@ -128,7 +126,7 @@ class Worker:
             raise GatewayError("the supervisor is of another version: restart the service")
         rows = [[_adopt(descriptor) for descriptor in row] for row in self._start.listeners]
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._gateway.end)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         for work in (self._obey(), self._watch(), self._admit()):
             task = asyncio.create_task(work)
             task.add_done_callback(self._ended)

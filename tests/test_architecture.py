@@ -106,7 +106,7 @@ LAYERS: dict[int, frozenset[str]] = {
             "stream",
             "turnstile",
         }
-        | {"streams", "systemd", "values", "verifier"}
+        | {"streams", "signals", "systemd", "values", "verifier"}
     ),
     4: frozenset(
         {"__main__", "child", "cli", "demo", "demo_relay", "demo_samples", "demo_site", "demo_valkey"}
