@@ -110,6 +110,14 @@ class Metrics:
         )
 
 
+def _is_worker(pid: int) -> bool:
+    """Whether it runs our program; until it does, the supervisor waits for it, and a signal would hold up both."""
+    try:
+        return b"sse_gateway.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def _started(pid: int) -> int:
     """When a process began; ids come round again."""
     try:
@@ -181,9 +189,10 @@ class GatewayProcess:
         """Process ids of the workers, the oldest first; none once the supervisor has gone."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         try:
-            return sorted(map(int, children.read_text(encoding="ascii").split()), key=_started)
+            pids = map(int, children.read_text(encoding="ascii").split())
         except OSError:
             return []
+        return sorted(filter(_is_worker, pids), key=_started)
 
     @property
     def worker_pid(self) -> int:
