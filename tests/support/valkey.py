@@ -7,6 +7,8 @@ The server keeps nothing on disk, listens on one loopback port for its whole lif
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import os
 import random
 import re
@@ -14,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 Argument = bytes | str | int
 
-_PORTS = (12_000, 32_000)  # below the range from which Linux takes the ports of clients
+_USUAL_PORTS = range(12_000, 32_000)
+_ENOUGH_PORTS = 5_000
 _BATCH = 1_000  # commands written before their replies are read: bounded on both sides
 
 
@@ -56,12 +60,38 @@ def log_in(url: str, patterns: Iterable[str], cluster: str) -> str:
     return url.replace("://", f"://{user}:secret@")
 
 
+@functools.cache
+def _ports() -> range:
+    """Ports below those from which Linux takes the ports of clients; where these are too few, it may take them too."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    below = range(2_000, first)
+    return _USUAL_PORTS if first >= _USUAL_PORTS.stop or len(below) < _ENOUGH_PORTS else below
+
+
+@functools.cache
+def _reservations() -> int:
+    """A file whose n-th byte is locked by whoever has been given port n: other processes run these tests, too."""
+    path = Path(tempfile.gettempdir()) / f"sse-gateway-test-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+_given: Final[set[int]] = set()
+
+
 def free_port() -> int:
-    """Find a loopback port that nobody listens on, and that no outgoing connection will be given."""
+    """Find a loopback port that nobody listens on, that no outgoing connection will be given, and nobody else here.
+
+    Whoever asked has it for as long as this process lives: between its finding and its use, and while a server
+    is away that comes back to it, nobody listens there.
+    """
     while True:
-        port = random.randrange(*_PORTS)
+        port = random.choice(_ports())
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            _given.add(port)
             return port
 
 
