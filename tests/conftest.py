@@ -6,6 +6,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+import hypothesis
 import pytest
 
 from tests.support import gateway_process, valkey as valkey_support
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 
 _NUMBERS = itertools.count(1)
+
+# The same examples everywhere, and no clock that judges them: what fails, fails on every machine. Others are drawn with
+# `--hypothesis-profile=chance --hypothesis-seed=N`.
+_STEADY = hypothesis.settings(
+    deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("steady", _STEADY)
+hypothesis.settings.register_profile("chance", _STEADY, derandomize=False)
+hypothesis.settings.load_profile("steady")
 
 
 class Connect(Protocol):
