@@ -96,9 +96,9 @@ def test_a_pattern_matches_as_the_server_would(pattern: bytes, text: bytes, expe
 @pytest.mark.parametrize("pattern", [b"a*" * 40 + b"b", b"*a" * 40 + b"*b", b"*[ab]?" * 100 + b"c", b"*" * 5000 + b"b"])
 def test_a_hostile_pattern_costs_no_more_than_its_size(pattern: bytes) -> None:
     """Nested stars are no way to stop the loop (N7)."""
-    started = time.perf_counter()
+    started = time.thread_time()
     assert not glob_match(pattern, b"a" * 4096)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_a_pattern_of_more_stars_than_the_server_follows_matches_nothing() -> None:
@@ -152,9 +152,9 @@ def test_two_patterns_intersect_where_one_text_matches_both(a: bytes, b: bytes, 
 
 def test_patterns_without_end_are_compared_in_polynomial_time() -> None:
     """Each pair of places is looked at once."""
-    started = time.perf_counter()
+    started = time.thread_time()
     assert not globs_intersect(b"*a" * 60 + b"x", b"*b" * 60 + b"y")
-    assert time.perf_counter() - started < 2.0
+    assert time.thread_time() - started < 2.0
 
 
 @pytest.mark.parametrize(
