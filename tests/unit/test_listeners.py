@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+SOON_S = 0.2
+"""How long a client waits that is perhaps not served at all."""
+
+
 def tcp(host: str = "127.0.0.1") -> Sockets:
     """Sockets for a free port."""
     return Sockets(ListenSettings.model_validate({"host": host, "port": free_port()}), "listen")
@@ -132,7 +136,7 @@ async def hello(_request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(text="hello")
 
 
-async def asked(sockets: Sockets) -> str:
+async def asked(sockets: Sockets, patience_s: float = 10.0) -> str:
     """What a client is answered; one that waits for longer is not served."""
     where = sockets.place
     opening = (
@@ -142,7 +146,7 @@ async def asked(sockets: Sockets) -> str:
     with closing(writer):
         writer.write(b"GET / HTTP/1.0\r\n\r\n")
         try:
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(patience_s):
                 return (await reader.read()).decode().rpartition("\n")[2]
         except TimeoutError:
             return "waits"
@@ -155,14 +159,14 @@ async def test_a_listener_accepts_from_the_rows_it_is_told(place: Sockets) -> No
     every = range(len(rows))
     for wanted in ([0], every, [0]):
         await listener.accept(wanted)
-        assert "hello" in [await asked(place) for _ in range(20)]
+        assert "hello" in [await asked(place, SOON_S) for _ in range(20)]
     await listener.accept(every)
     assert {await asked(place) for _ in range(20)} == {"hello"}
     await listener.accept([])
-    assert await asked(place) == "waits"
+    assert await asked(place, SOON_S) == "waits"
     await listener.accept(every)
     assert {await asked(place) for _ in range(20)} == {"hello"}
     listener.close()
-    assert await asked(place) == "waits"
+    assert await asked(place, SOON_S) == "waits"
     await listener.cleanup()
     await listener.cleanup()

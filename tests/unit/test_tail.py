@@ -319,8 +319,8 @@ async def test_a_silent_stream_is_left() -> None:
         return response
 
     script = Script(answer)
-    paper = await script.followed(silence_s=0.05)
-    assert "--- no sign of life for 0 s, back in 3.0 s ---" in paper.of(Tone.NOTICE)
+    paper = await script.followed(silence_s=1)
+    assert "--- no sign of life for 1 s, back in 3.0 s ---" in paper.of(Tone.NOTICE)
     assert script.requests[1]["Last-Event-ID"] == "e-1"
 
 
