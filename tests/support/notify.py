@@ -67,6 +67,14 @@ class Manager:
         poll(lambda: len(self.pings(since)) >= count, timeout_s=timeout_s, what=f"{count} pings")
         return self.pings(since)
 
+    def catch_up(self) -> float:
+        """Write down all that has been said so far; returns when."""
+        mark = f"MARK={len(self.told)}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(mark.encode(), str(self.path))
+        self.wait(mark)
+        return time.monotonic()
+
     def close(self) -> None:
         """Stop receiving."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:

@@ -7,19 +7,20 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.gateway_process import configuration
+from tests.support.gateway_process import configuration, poll
 from tests.support.notify import Manager, manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import Connect
     from tests.support.gateway_process import Gateways
@@ -53,16 +54,20 @@ def systemd() -> Iterator[Manager]:
 
 def test_the_life_of_a_service(gateways: Gateways, own_valkey: Valkey, systemd: Manager, connect: Connect) -> None:
     """Ready once the listeners are open, then what it does, and at the end that it stops."""
-    gateway = gateways.start(configuration(own_valkey.url), environment=systemd.environment())
-    systemd.wait("READY=1", "STATUS=waiting for Redis", "STATUS=live")
     own_valkey.kill()
-    systemd.wait("READY=1", "STATUS=waiting for Redis", "STATUS=live", "STATUS=waiting for Redis")
+    gateway = gateways.start(configuration(own_valkey.url), ready=False, environment=systemd.environment())
+    systemd.wait("READY=1", "STATUS=waiting for Redis")
+    own_valkey.start()
+    systemd.wait("STATUS=waiting for Redis", "STATUS=live")
+    own_valkey.kill()
+    systemd.wait("STATUS=live", "STATUS=waiting for Redis")
     own_valkey.start()
     gateway.wait_ready()
     systemd.wait("STATUS=live", "STATUS=waiting for Redis", "STATUS=live")
     stream = connect(gateway, "/events/a")
     stream.wait_open()
     assert gateway.stop() == 0
+    systemd.wait("STOPPING=1", "STATUS=draining")
 
     assert systemd.lines[-2:] == ["STOPPING=1", "STATUS=draining"]
     assert systemd.lines.count("READY=1") == 1
@@ -94,13 +99,17 @@ def test_both_listeners_are_open_when_it_says_ready(gateways: Gateways, own_valk
 
 
 def test_the_watchdog_is_fed_at_half_its_time(gateways: Gateways, valkey: Valkey, systemd: Manager) -> None:
-    """Twice as often as it must be, and not more."""
+    """Twice as often as it must be, and not more: the median, since a busy machine delays one or the other."""
     gateways.start(configuration(valkey.url), environment=systemd.environment(watchdog_s=WATCHDOG_S))
-    pings = systemd.wait_pings(5, since=0.0)
-    pauses = [later - earlier for earlier, later in itertools.pairwise(pings[1:])]
+    pings = systemd.wait_pings(7, since=0.0)
+    pause = statistics.median(later - earlier for earlier, later in itertools.pairwise(pings[1:]))
 
-    assert min(pauses) > WATCHDOG_S / 2 - 0.2
-    assert max(pauses) < WATCHDOG_S
+    assert WATCHDOG_S / 2 - 0.2 < pause < WATCHDOG_S
+
+
+def state_of(pid: int) -> str:
+    """The state of a process, a letter."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0]
 
 
 def test_a_stopped_process_feeds_no_watchdog(gateways: Gateways, valkey: Valkey, systemd: Manager) -> None:
@@ -108,7 +117,8 @@ def test_a_stopped_process_feeds_no_watchdog(gateways: Gateways, valkey: Valkey,
     gateway = gateways.start(configuration(valkey.url), environment=systemd.environment(watchdog_s=WATCHDOG_S))
     systemd.wait_pings(1, since=0.0)
     gateway.signal(signal.SIGSTOP)
-    stopped = time.monotonic() + 0.1  # what was on its way
+    poll(lambda: state_of(gateway.pid) == "T", timeout_s=5, what="process that is stopped")
+    stopped = systemd.catch_up()  # what was on its way
     with pytest.raises(AssertionError, match="no 1 pings"):
         systemd.wait_pings(1, since=stopped, timeout_s=1.5 * WATCHDOG_S)
     gateway.signal(signal.SIGCONT)
@@ -131,5 +141,6 @@ def test_a_loop_that_does_not_turn_feeds_no_watchdog(valkey: Valkey, systemd: Ma
         assert process.wait(10) == 0
 
     assert [when for when in systemd.pings() if when < begun]
-    assert [when for when in systemd.pings() if begun + 0.05 < when < ended] == []
+    late = begun + WATCHDOG_S / 2  # what was on its way has been written down by then; a loop that turns says more
+    assert [when for when in systemd.pings() if late < when < ended] == []
     assert after[0] - ended < WATCHDOG_S
