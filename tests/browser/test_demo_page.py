@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,15 +42,14 @@ def visit(demo: Demo, open_page: OpenPage, **context: Any) -> Page:
     return page
 
 
-def wait_text(page: Page, selector: str, pattern: str) -> re.Match[str]:
-    """Wait until an element's text matches."""
-    page.wait_for_function(
-        "([selector, pattern]) => new RegExp(pattern).test(document.querySelector(selector).textContent)",
+def wait_text(page: Page, selector: str, pattern: str) -> list[str]:
+    """Wait until an element's text matches; returns the match and its groups, as of that moment."""
+    match = page.wait_for_function(
+        "([selector, pattern]) => new RegExp(pattern).exec(document.querySelector(selector).textContent)",
         arg=[selector, pattern],
         timeout=MINUTE_MS,
-    )
-    match = re.search(pattern, page.inner_text(selector))
-    assert match is not None
+    ).json_value()
+    assert isinstance(match, list)
     return match
 
 
@@ -182,8 +180,10 @@ def test_the_policy_holds(demo: Demo, open_page: OpenPage) -> None:
     page.wait_for_function("window.refused.length === 3")
     assert set(page.evaluate("window.refused")) == {"script-src-elem", "img-src", "connect-src"}
     assert page.evaluate("window.ran") is None
-    assert len(watched.complaints) >= 3
-    watched.complaints.clear()  # these were wanted
+    while len(watched.complaints) < 3:  # they come in their own time
+        page.wait_for_timeout(20)
+    watched.tolerated = "Content Security Policy"  # more of them may
+    watched.complaints[:] = [text for text in watched.complaints if watched.tolerated not in text]  # these were wanted
 
 
 CONTRASTS = """() => {

@@ -257,7 +257,7 @@ def test_report_job_whose_end_is_lost(setting: Setting, open_page: OpenPage) -> 
     with page.expect_response("**/api/reports*") as begun:
         page.click("#begin")
     job = begun.value.json()["job"]
-    wait_text(page, "#text", "10 %")
+    page.wait_for_function("/^[0-9]+ %/.test(document.querySelector('#text').textContent)")
     setting.valkey.kill()
     poll(lambda: setting.api("GET", f"/api/reports/{job}")["step"] == "done", timeout_s=30, what="end of the job")
     setting.valkey.start()
