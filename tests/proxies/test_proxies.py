@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -39,11 +40,10 @@ def proxied(
     config = configuration(valkey.url)
     gateway = gateways.start(config)
     public = free_port()
+    ports = {port: str(public), "8080": str(config["listen"]["port"])}
     for file in FILES.iterdir():
-        text = (
-            file.read_bytes().replace(port.encode(), b"%d" % public).replace(b"8080", b"%d" % config["listen"]["port"])
-        )
-        (tmp_path / file.name).write_bytes(text)
+        text = re.sub("|".join(ports), lambda found: ports[found[0]], file.read_bytes().decode())
+        (tmp_path / file.name).write_bytes(text.encode())
     environment = {"HOME": str(tmp_path), "PATH": "/usr/sbin:/usr/bin:/bin"}
     process = subprocess.Popen(
         [shutil.which(command[0]) or "", *command[1:], name],
