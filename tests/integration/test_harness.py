@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +17,7 @@ from tests.support.checker import Delivered, Ledger, Seen, Told, check
 from tests.support.gateway_process import parse_metrics
 from tests.support.proxy import proxied
 from tests.support.raw_client import ProtocolError, Stream
+from tests.support.valkey import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import Connect
     from tests.support.valkey import Valkey
 
+ROOT = Path(__file__).parents[2]
 CHANNELS = ("a", "b")
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -328,6 +333,16 @@ def test_the_proxy_resets_both_ends() -> None:
 
 
 # -- the server and the scrape
+
+
+def test_a_port_is_given_once() -> None:
+    """Nobody has bound it yet, in this process or in another, and no other test gets it."""
+    script = "from tests.support.valkey import free_port\nprint(*(free_port() for _ in range(2_000)))"
+    ours = [free_port() for _ in range(500)]
+    other = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert len(set(ours)) == 500
+    assert not set(ours) & set(map(int, other.stdout.split()))
 
 
 def test_a_server_survives_its_faults(own_server: Valkey) -> None:

@@ -68,12 +68,11 @@ def _ports() -> range:
     return _USUAL_PORTS if first >= _USUAL_PORTS.stop or len(below) < _ENOUGH_PORTS else below
 
 
-@functools.cache
-def _reservations() -> int:
-    """A file whose n-th byte is locked by whoever has been given port n: other processes run these tests, too."""
-    path = Path(tempfile.gettempdir()) / f"sse-gateway-test-ports-{os.getuid()}"
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
+# The n-th byte is locked by whoever has been given port n: other processes run these tests, too. Opened at once, as some
+# tests count descriptors.
+_RESERVATIONS: Final = os.open(
+    Path(tempfile.gettempdir()) / f"sse-gateway-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+)
 
 _given: Final[set[int]] = set()
 
@@ -90,7 +89,7 @@ def free_port() -> int:
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            fcntl.lockf(_RESERVATIONS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             _given.add(port)
             return port
 
