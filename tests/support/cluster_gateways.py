@@ -132,4 +132,4 @@ def epochs(nodes: Sequence[GatewayProcess]) -> set[str]:
 
 def wait_stored(gateway: GatewayProcess) -> None:
     """Wait until all events are stored that it has seen since it was started."""
-    poll(lambda: gateway.metric(STORED) == gateway.metric(EVENTS), timeout_s=15, what="events that are stored")
+    poll(lambda: gateway.metric(STORED) == gateway.metric(EVENTS), timeout_s=30, what="events that are stored")

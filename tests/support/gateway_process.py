@@ -53,8 +53,11 @@ STREAM_CLOSED: Final = "stream.closed"
 
 _CLUSTERS: Final = itertools.count()
 
-_START_S = 15.0
-_STOP_S = 10.0
+# What is waited for comes at once, or not at all: these are for machines that stand still for a while.
+_START_S = 40.0
+_STOP_S = 30.0
+_ANSWER_S = 20.0
+_WAIT_S = 20.0
 
 
 def rule(pattern: str, **settings: Any) -> Config:
@@ -73,7 +76,7 @@ def configuration(redis_url: str, *rules: Config, **sections: Config) -> Config:
     config: Config = {
         "listen": {"host": "127.0.0.1", "port": free_port()},
         "admin": {"host": "127.0.0.1", "port": free_port()},
-        "redis": {"url": redis_url, "connect_timeout": "1s", "liveness_timeout": "1s"},
+        "redis": {"url": redis_url, "connect_timeout": "1s"},
         "cluster": {"name": f"test-{os.getpid()}-{next(_CLUSTERS)}"},
         "channels": list(rules) or [rule("sse:*", prefix=True)],
         "stream": {"heartbeat": "300ms", "retry": "3s"},
@@ -187,12 +190,14 @@ class GatewayProcess:
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, the oldest first; none once the supervisor has gone."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return sorted(filter(_is_worker, self._children()), key=_started)
+
+    def _children(self) -> list[int]:
+        """Process ids of its children, also of such as are not workers yet, or no more."""
         try:
-            pids = map(int, children.read_text(encoding="ascii").split())
+            return list(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii").split()))
         except OSError:
             return []
-        return sorted(filter(_is_worker, pids), key=_started)
 
     @property
     def worker_pid(self) -> int:
@@ -232,15 +237,21 @@ class GatewayProcess:
             patterns = [rule["pattern"] for rule in config.get("channels", [{"pattern": "sse:*"}])]
             cluster = config.get("cluster", {}).get("name", "default")
             config["redis"]["url"] = log_in(config["redis"]["url"], patterns, cluster)
-        self._file.write_text(yaml.safe_dump(config, sort_keys=False))
+        self._replace_file(yaml.safe_dump(config, sort_keys=False))
 
     def reload(self, text: str | None = None) -> None:
         """Write the configuration as it is now, or whatever else, and send SIGHUP."""
         if text is None:
             self.write_config()
         else:
-            self._file.write_text(text, encoding="utf-8")
+            self._replace_file(text)
         self.signal(signal.SIGHUP)
+
+    def _replace_file(self, text: str) -> None:
+        """All at once: a reload that has begun reads the one or the other."""
+        new = self._file.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(self._file)
 
     def _read_logs(self) -> None:
         assert self._process is not None
@@ -292,12 +303,12 @@ class GatewayProcess:
     ) -> tuple[int, str, str]:
         """GET a path of the admin listener: status, content type, body; status 0 if nobody answers."""
         admin = self.config["admin"]
-        connection = http.client.HTTPConnection(admin["host"], admin["port"], timeout=5)
+        connection = http.client.HTTPConnection(admin["host"], admin["port"], timeout=_ANSWER_S)
         try:
             connection.request("GET", path, headers={"Accept": accept, **(headers or {})})
             response = connection.getresponse()
             return response.status, response.headers.get("Content-Type", ""), response.read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return 0, "", ""
         finally:
             connection.close()
@@ -307,15 +318,16 @@ class GatewayProcess:
         return self.admin(path)[0]
 
     def unready_reasons(self) -> list[str]:
-        """What /readyz says is missing."""
-        reasons: list[str] = json.loads(self.admin("/readyz")[2])["reasons"]
+        """What /readyz says is missing; ``["no answer"]`` if nobody does."""
+        status, _, body = self.admin("/readyz")
+        reasons: list[str] = json.loads(body)["reasons"] if status else ["no answer"]
         return reasons
 
     def wait_ready(self, timeout_s: float = _START_S) -> None:
         """Wait until /readyz says 200."""
         self.wait_until(lambda: self.admin_status("/readyz") == 200, timeout_s, "readiness")
 
-    def wait_not_ready(self, timeout_s: float = 5.0) -> None:
+    def wait_not_ready(self, timeout_s: float = _WAIT_S) -> None:
         """Wait until /readyz says 503."""
         self.wait_until(lambda: self.admin_status("/readyz") == 503, timeout_s, "unreadiness")
 
@@ -329,7 +341,7 @@ class GatewayProcess:
         """Scrape one value."""
         return self.metrics().value(name, **labels)
 
-    def wait_metric(self, name: str, value: float, *, timeout_s: float = 5.0, **labels: str) -> None:
+    def wait_metric(self, name: str, value: float, *, timeout_s: float = _WAIT_S, **labels: str) -> None:
         """Wait until a metric has exactly this value."""
         seen: list[float] = []
 
@@ -349,7 +361,7 @@ class GatewayProcess:
         wanted = {"event": event, **fields}
         return [record for record in list(self.logs) if wanted.items() <= record.items()]
 
-    def wait_log(self, event: str, *, timeout_s: float = 5.0, count: int = 1, **fields: Any) -> list[LogRecord]:
+    def wait_log(self, event: str, *, timeout_s: float = _WAIT_S, count: int = 1, **fields: Any) -> list[LogRecord]:
         """Wait for `count` log lines of an event that carry these fields."""
         try:
             poll(lambda: len(self.records(event, **fields)) >= count, timeout_s=timeout_s, what=f"{event} {fields}")
@@ -387,15 +399,21 @@ class GatewayProcess:
         """``kill -9`` of all its processes, as when the host fails. Idempotent."""
         if self._process is None:
             return
-        workers = self.worker_pids() if self.running else []
-        if workers:
-            self._process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
-            workers = self.worker_pids()
+        children = self._freeze() if self.running else []
         self._process.kill()
-        for pid in workers:
+        for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.wait_exit()
+
+    def _freeze(self) -> list[int]:
+        """Stop the supervisor, so that it starts no more workers; returns all that it has begun to start.
+
+        It stands still only when a worker that it is about to start has become one.
+        """
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return self._children()
 
     def check_clean(self) -> None:
         """Fail if the process wrote anything that is not a log line, or logged an error of its own."""

@@ -72,7 +72,7 @@ def deliver(server: Valkey, stream: Stream, name: str, *payloads: str | bytes) -
     envelope = json.dumps({"data": marker}) if name.startswith("json:") else marker
     before = len(stream.events)
     server.publish_many([*((f"sse:{name}", payload) for payload in payloads), (f"sse:{name}", envelope)])
-    stream.wait_data(marker, timeout_s=20)
+    stream.wait_data(marker)
     assert not stream.gaps
     return stream.data[before:-1]
 
@@ -91,10 +91,10 @@ def pour(server: Valkey, ledger: Ledger, healthy: Stream, names: Sequence[str], 
     """Publish batch after batch, each when the healthy client has all of the one before."""
     for number in range(rounds):
         batch = [ledger.message(names[(number + n) % len(names)], padding=KIB) for n in range(BATCH)]
-        healthy.wait_data(publish(server, batch), timeout_s=5)
+        healthy.wait_data(publish(server, batch))
 
 
 def finish(server: Valkey, ledger: Ledger, stream: Stream, names: Sequence[str]) -> None:
     """Read again until everything has come, up to one more event."""
-    stream.wait_data(publish(server, [ledger.message(names[0])]), timeout_s=20)
+    stream.wait_data(publish(server, [ledger.message(names[0])]))
     stream.wait_next("gateway.heartbeat")
