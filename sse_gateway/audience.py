@@ -281,8 +281,8 @@ class Audience:
                 sent = write(handle, data)
             except BlockingIOError:
                 sent = 0
-            except OSError:
-                self._abort(slot, CloseReason.CLIENT)
+            except OSError as error:
+                self._abort(slot, CloseReason.of(error))
                 continue
             if sent == size:
                 batch.served += 1

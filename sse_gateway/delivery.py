@@ -72,8 +72,8 @@ class Delivery:
                 sent = self._write(reader.sink.handle, data)
             except BlockingIOError:
                 sent = 0
-            except OSError:
-                reader.sink.abort(CloseReason.CLIENT)
+            except OSError as error:
+                reader.sink.abort(CloseReason.of(error))
                 return False
             if sent or reader not in self._lagging:
                 reader.progress_at = now

@@ -71,6 +71,11 @@ class CloseReason(StrEnum):
     PROTOCOL = "protocol"
     """The client kept sending on a stream that only we write."""
 
+    @classmethod
+    def of(cls, error: OSError) -> CloseReason:
+        """Why a socket is of no use any more: the kernel, too, waits no longer than `write_timeout`."""
+        return cls.TIMEOUT if isinstance(error, TimeoutError) else cls.CLIENT
+
 
 class Unavailable(StrEnum):
     """Why a new stream is refused for now, as told in ``gateway.unavailable``."""

@@ -243,8 +243,9 @@ class Stream:
             data = self.handle.recv(MAX_INPUT)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
+        except OSError as error:
+            self.abort(CloseReason.of(error))
+            return
         self._input += len(data)
         if not data:
             self.abort(CloseReason.CLIENT)

@@ -21,6 +21,7 @@ class FakeSocket:
         room: Bytes that it still takes.
         taken: Bytes that it has taken.
         is_gone: The client has closed the connection; writing fails.
+        failure: How it fails then.
         replays: Bytes of events that the core called a replay.
         waits: How often the core has begun to wait until it takes bytes again.
         aborted: Why the core has ended it, or None.
@@ -32,6 +33,7 @@ class FakeSocket:
         self.room = room
         self.taken = b""
         self.is_gone = False
+        self.failure: type[OSError] = BrokenPipeError
         self.replays = 0
         self.waits = 0
         self.aborted: CloseReason | None = None
@@ -40,7 +42,7 @@ class FakeSocket:
     def take(self, data: bytes) -> int:
         """Take as much as there is room for, as a descriptor that does not block."""
         if self.is_gone:
-            raise BrokenPipeError
+            raise self.failure
         size = min(len(data), self.room)
         if size == 0:
             raise BlockingIOError

@@ -97,7 +97,10 @@ def test_search_has_more_to_do() -> None:
     assert not core.hub.advance(replaying.reader, core.now)
 
 
-def test_client_that_left() -> None:
+@pytest.mark.parametrize(
+    ("failure", "reason"), [(BrokenPipeError, CloseReason.CLIENT), (TimeoutError, CloseReason.TIMEOUT)]
+)
+def test_client_that_left(failure: type[OSError], reason: CloseReason) -> None:
     """A client that has gone ends its stream, at its head, in its replay, or behind (I8)."""
     core = Core(rule())
     cursor = core.cursor
@@ -106,11 +109,12 @@ def test_client_that_left() -> None:
 
     for client in clients:
         client.sock.is_gone = True
+        client.sock.failure = failure
         client.read()
 
-    assert [client.sock.aborted for client in clients] == [CloseReason.CLIENT] * 3
+    assert [client.sock.aborted for client in clients] == [reason] * 3
     assert (core.hub.readers, len(core.hub.lagging), core.hub.tally.queue_bytes) == (0, 0, 0)
-    assert core.hub.tally.closed[CloseReason.CLIENT] == 3
+    assert core.hub.tally.closed[reason] == 3
 
 
 def test_stalled_stream() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 from typing import TYPE_CHECKING
@@ -49,6 +50,15 @@ def test_the_words_of_the_stream_are_these() -> None:
     assert {*Replay} == {"none", "complete", "gap"}
     assert {*Unavailable} == {"draining", "full", "source"} == {refusal.told for refusal in Refusal}
     assert {"drain", "max_age", "expired", "revoked", "error"} <= {*CloseReason}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ConnectionResetError(), "client"), (BrokenPipeError(), "client"), (OSError(errno.ETIMEDOUT, ""), "timeout")],
+)
+def test_who_takes_no_byte_times_out_whoever_notices(error: OSError, reason: str) -> None:
+    """The kernel gives up a client after the same time as we."""
+    assert CloseReason.of(error) == reason
 
 
 def test_policies_stand_in_order_of_what_loses_least() -> None:
