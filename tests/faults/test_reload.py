@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.gate import Gate
 from tests.support.gateway_process import CONNECTIONS, DELIVERIES, MARKER, configuration, poll, rule
 from tests.support.raw_client import Stream
 from tests.support.streams import follow, resume
@@ -67,7 +68,7 @@ def test_a_reload_is_one_reconnection(gateways: Gateways, valkey: Valkey, connec
     gateway.reload()
     while not gateway.records("reload.done"):
         assert gateway.unready_reasons() == []
-    stream.wait_end(timeout_s=10)
+    stream.wait_end()
     valkey.publish(f"sse:{channel}", "meanwhile")
     resumed = resume(connect, gateway, f"/{channel}", stream.last_id)
     resumed.wait_data("meanwhile")
@@ -113,7 +114,7 @@ def test_nobody_is_turned_away_meanwhile(gateways: Gateways, valkey: Valkey, cha
     def keep_connecting() -> None:
         while not over.is_set():
             stream = Stream(gateway.address, f"/events/{channel}")
-            stream.wait_for(lambda s: s.blocks or s.eof, what="answer", timeout_s=10)
+            stream.wait_for(lambda s: s.blocks or s.eof, what="answer")
             opened.append(stream.blocks[0].type if stream.blocks else "cut off")
             stream.close()
 
@@ -123,6 +124,7 @@ def test_nobody_is_turned_away_meanwhile(gateways: Gateways, valkey: Valkey, cha
         gateway.reload()
         gateway.wait_log("reload.done", timeout_s=30)
         wait_workers(gateway, 2)
+        poll(lambda: len(opened) > 50 or not client.is_alive(), timeout_s=30, what="so many that connect")
     finally:
         over.set()
         client.join(10)
@@ -192,10 +194,10 @@ def test_the_addresses_change(gateways: Gateways, valkey: Valkey, connect: Conne
     stream.wait_end(timeout_s=20)
     resumed = resume(connect, gateway, f"/{channel}", stream.last_id)
     assert resumed.wait_open().json()["replay"] == "complete"
+    wait_reloads(gateway, ok=1)
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind((former["host"], former["port"]))
-    wait_reloads(gateway, ok=1)
     old_admin = gateway.config["admin"]["port"]
     gateway.config["admin"]["port"] = free_port()
     gateway.reload()
@@ -263,8 +265,13 @@ def test_reloads_come_one_after_another(gateways: Gateways, valkey: Valkey) -> N
     gateway.wait_log("reload.started")
     for _ in range(3):
         gateway.reload()
-    while len(gateway.records("reload.done")) < 2:
+
+    def are_done() -> bool:
+        nonlocal most
         most = max(most, len(gateway.worker_pids()))
+        return len(gateway.records("reload.done")) >= 2
+
+    gateway.wait_until(are_done, 60, "two reloads")
     wait_workers(gateway, 1)
 
     assert most <= 2
@@ -288,19 +295,25 @@ def test_a_stop_during_a_reload(
 
 
 def test_workers_that_cannot_start_change_nothing(
-    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str
+    gateways: Gateways, valkey: Valkey, connect: Connect, channel: str, tmp_path: Path
 ) -> None:
     """Killed again and again before they are ready: the old ones stay, and serve."""
-    gateway = gateways.start(configuration(valkey.url))
+    gate = Gate(tmp_path)
+    gateway = gateways.start(configuration(valkey.url), environment=gate.environment)
     stream = follow(connect, gateway, f"/{channel}")
     old = gateway.worker_pid
-    gateway.reload()
-    while not gateway.records("reload.failed"):
+
+    def kill_new() -> bool:
         for pid in gateway.worker_pids():
             if pid != old:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-    (failed,) = gateway.wait_log("reload.failed")
+        return bool(gateway.records("reload.failed"))
+
+    with gate.closed():
+        gateway.reload()
+        gateway.wait_until(kill_new, 40, "a reload that fails")
+    (failed,) = gateway.records("reload.failed")
     assert failed["problems"] == ["the new workers did not get ready: worker"]
     valkey.publish(f"sse:{channel}", "hello")
     stream.wait_data("hello")
