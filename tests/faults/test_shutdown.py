@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,24 +25,24 @@ from tests.support.valkey import free_port
 
 if TYPE_CHECKING:
     from tests.conftest import Connect
-    from tests.support.gateway_process import Gateways, LogRecord
+    from tests.support.gateway_process import GatewayProcess, Gateways, LogRecord
     from tests.support.valkey import Valkey
 
 
-def ends(streams: list[Stream], *, timeout_s: float) -> list[float]:
-    """Read all streams to their ends and return when each of them ended."""
-    ended: dict[int, float] = {}
+def has_ended(stream: Stream) -> bool:
+    """Whether the connection has ended."""
+    stream.read_available()
+    return stream.eof
 
-    def read_all() -> bool:
-        for number, stream in enumerate(streams):
-            if number not in ended:
-                stream.read_available()
-                if stream.eof:
-                    ended[number] = time.monotonic()
-        return len(ended) == len(streams)
 
-    poll(read_all, timeout_s=timeout_s, what="end of all streams")
-    return list(ended.values())
+def wait_ends(streams: list[Stream]) -> None:
+    """Read all streams to their ends."""
+    poll(lambda: sum(map(has_ended, streams)) == len(streams), timeout_s=30, what="end of all streams")
+
+
+def times(gateway: GatewayProcess, event: str) -> list[float]:
+    """When the gateway says that something happened: it may stand still less than we, who have more to do."""
+    return [datetime.fromisoformat(record["ts"]).timestamp() for record in gateway.records(event)]
 
 
 def field(record: LogRecord, name: str) -> float:
@@ -59,14 +59,15 @@ def test_a_drain_ends_streams_one_by_one(gateways: Gateways, valkey: Valkey, con
     gateway = gateways.start(configuration(valkey.url, shutdown={"drain": "3s"}))
     streams = [follow(connect, gateway, f"/{channel}") for _ in range(30)]
     ledger = Ledger()
-    began = time.monotonic()
     gateway.signal(signal.SIGTERM)
     gateway.wait_not_ready(1)
     refused = connect(gateway, f"/events/{channel}").wait_end()
     others = connect(gateway, f"/events/{channel}", headers={"Accept": "*/*"}).wait_head()
     valkey.publish_many([(f"sse:{name}", data) for name, data in ledger.messages(channel, 5)])
-    times = ends(streams, timeout_s=6)
-    code = gateway.wait_exit(3)
+    still_open = sum(1 for stream in streams if not has_ended(stream))
+    wait_ends(streams)
+    code = gateway.wait_exit()
+    (began,), ended = times(gateway, "worker.draining"), times(gateway, STREAM_CLOSED)
 
     assert code == 0
     assert [(block.type, block.json(), block.id) for block in refused.blocks] == [
@@ -75,9 +76,9 @@ def test_a_drain_ends_streams_one_by_one(gateways: Gateways, valkey: Valkey, con
     assert refused.ended
     assert others.status == 503
     assert (others.headers.get("Retry-After") or "").isdigit()
-    assert max(times) - began <= 3 + 1
-    assert max(times) - min(times) >= 1.5
-    busiest = max(sum(1 for other in times if moment <= other < moment + 0.3) for moment in times)
+    assert max(ended) - began <= 3 + 1
+    assert max(ended) - min(ended) >= 1.5
+    busiest = max(sum(1 for other in ended if moment <= other < moment + 0.3) for moment in ended)
     assert busiest <= 12, "the ends are not spread"
     got_all = 0
     for stream in streams:
@@ -90,7 +91,8 @@ def test_a_drain_ends_streams_one_by_one(gateways: Gateways, valkey: Valkey, con
         assert position(last.id or "") >= position(stream.blocks[-2].id or "")
         assert stream.data == [data for _, data in ledger.entries[: len(stream.events)]]
         got_all += len(stream.events) == 5
-    assert got_all >= 15, "streams that are still open are still served"
+    assert got_all >= still_open - 3, "streams that are still open are still served"
+    assert still_open > 3
     assert {record["reason"] for record in gateway.records(STREAM_CLOSED)} == {"drain"}
     assert len(gateway.records(STREAM_CLOSED)) == 30
     gateway.check_clean()
@@ -99,12 +101,10 @@ def test_a_drain_ends_streams_one_by_one(gateways: Gateways, valkey: Valkey, con
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_gateway_stops_at_once(gateways: Gateways, valkey: Valkey, number: signal.Signals) -> None:
     """Without streams there is nothing to wait for."""
-    gateway = gateways.start(configuration(valkey.url, shutdown={"drain": "30s"}))
-    began = time.monotonic()
+    gateway = gateways.start(configuration(valkey.url, shutdown={"drain": "60s"}))
     gateway.signal(number)
 
-    assert gateway.wait_exit() == 0
-    assert time.monotonic() - began < 3
+    assert gateway.wait_exit(20) == 0
     gateway.check_clean()
 
 
@@ -114,12 +114,10 @@ def test_a_second_signal_stops_at_once(gateways: Gateways, valkey: Valkey, conne
     streams = [follow(connect, gateway, f"/{channel}") for _ in range(10)]
     gateway.signal(signal.SIGTERM)
     gateway.wait_not_ready(1)
-    began = time.monotonic()
     gateway.signal(signal.SIGTERM)
-    gateway.wait_exit()
+    gateway.wait_exit(20)
 
-    assert time.monotonic() - began < 3
-    ends(streams, timeout_s=2)
+    wait_ends(streams)
     assert len(gateway.records(STREAM_CLOSED)) == 10
     gateway.check_clean()
 
@@ -137,11 +135,10 @@ def test_a_stalled_client_does_not_hold_the_end_up(
         batch = ledger.messages(channel, 20, padding=KIB)
         valkey.publish_many([(f"sse:{name}", data) for name, data in batch])
         healthy.wait_data(batch[-1][1])
-    began = time.monotonic()
     gateway.signal(signal.SIGTERM)
 
     assert gateway.wait_exit() == 0
-    assert time.monotonic() - began < 5
+    assert gateway.records("worker.killed") == [], "it ends by itself"
     assert len(gateway.records(STREAM_CLOSED)) == 2
     gateway.check_clean()
 
@@ -157,7 +154,7 @@ def test_a_drain_does_not_wait_for_clients_that_left(
     for stream in streams:
         stream.close()
 
-    assert gateway.wait_exit(4) == 0
+    assert gateway.wait_exit(20) == 0
 
 
 def test_a_gateway_stops_while_redis_is_away(gateways: Gateways, own_valkey: Valkey, connect: Connect) -> None:
@@ -169,7 +166,8 @@ def test_a_gateway_stops_while_redis_is_away(gateways: Gateways, own_valkey: Val
     gateway.signal(signal.SIGTERM)
     stream.wait_end()
 
-    assert gateway.wait_exit(5) == 0
+    assert gateway.wait_exit() == 0
+    assert gateway.records("worker.killed") == []
     assert stream.blocks[-1].json() == {"reason": "drain"}
     gateway.check_clean()
 
@@ -178,7 +176,8 @@ def test_a_gateway_stops_before_it_was_ever_ready(gateways: Gateways) -> None:
     """SIGTERM while the first connection to Redis is still being tried ends the process."""
     gateway = gateways.start(configuration(f"redis://127.0.0.1:{free_port()}"), ready=False)
 
-    assert gateway.stop(5) == 0
+    assert gateway.stop() == 0
+    assert gateway.records("worker.killed") == []
     gateway.check_clean()
 
 
@@ -192,7 +191,7 @@ def test_signals_up_to_the_end_leave_it_clean(gateways: Gateways, valkey: Valkey
             gateway.signal(number)
         return not gateway.running
 
-    poll(ended, timeout_s=5, what="end")
+    poll(ended, timeout_s=20, what="end")
     assert gateway.wait_exit() == 0
     gateway.check_clean()
 
@@ -200,18 +199,18 @@ def test_signals_up_to_the_end_leave_it_clean(gateways: Gateways, valkey: Valkey
 def test_signals_wait_while_the_program_loads(gateways: Gateways, valkey: Valkey) -> None:
     """Before there are handlers SIGHUP would end it, and SIGTERM with another exit code."""
     gateway = gateways.start(configuration(valkey.url), alive=False)
-    poll(lambda: signal.SIGTERM in _blocked(gateway.pid), timeout_s=5, what="block")
+    poll(lambda: signal.SIGHUP in _waiting(gateway.pid), timeout_s=20, what="block")
     gateway.signal(signal.SIGHUP)
     gateway.wait_ready()
     gateway.wait_log("reload.started")
     assert gateway.stop() == 0
 
 
-def _blocked(pid: int) -> set[int]:
-    """The signals that wait, in a process that loads."""
+def _waiting(pid: int) -> set[int]:
+    """The signals that wait, in a process that loads; if it was too fast for us, those that it handles."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    mask = int(status.partition("SigBlk:")[2].split()[0], 16)
-    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+    blocked, handled = (int(status.partition(f"{name}:")[2].split()[0], 16) for name in ("SigBlk", "SigCgt"))
+    return {number for number in range(1, 65) if (blocked | handled) >> (number - 1) & 1}
 
 
 def test_a_gateway_stops_while_a_cursor_is_held(
@@ -224,7 +223,8 @@ def test_a_gateway_stops_while_a_cursor_is_held(
     held = connect(gateway, f"/events/{channel}", headers={"Last-Event-ID": ahead}).wait_head()
     gateway.signal(signal.SIGTERM)
 
-    assert gateway.wait_exit(5) == 0
+    assert gateway.wait_exit() == 0
+    assert gateway.records("worker.killed") == []
     held.wait_end()
     assert not held.events
     gateway.check_clean()
@@ -242,7 +242,7 @@ def test_a_gateway_stops_while_events_pour_in(
         valkey.publish_many([(f"sse:{name}", data) for name, data in ledger.messages(channel, 20)])
         for stream in streams:
             stream.read_available()
-    ends(streams, timeout_s=3)
+    wait_ends(streams)
 
     assert gateway.wait_exit() == 0
     published = [data for _, data in ledger.entries]
