@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sse_gateway.connections import REQUEST_S
-from tests.support.gateway_process import CHANNELS, CONNECTIONS, MARKER, STREAM_CLOSED, configuration
+from tests.support.gateway_process import CHANNELS, CONNECTIONS, MARKER, STREAM_CLOSED, configuration, poll
 from tests.support.streams import follow
 
 if TYPE_CHECKING:
@@ -36,19 +36,21 @@ def descriptors(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def p99_s(streams: list[Stream], valkey: Valkey, channel: str, seconds: float) -> float:
-    """Publish now and then, and see how late the last of the streams gets it."""
-    taken: list[float] = []
+def p99_s(valkey: Valkey, groups: dict[str, list[Stream]], bulk: str, seconds: float) -> list[float]:
+    """Publish to one channel after the other, and see how late the last of its streams gets it."""
+    taken: dict[str, list[float]] = {channel: [] for channel in groups}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        begun = time.monotonic()
-        data = f"{begun}"
-        valkey.publish_many([(f"sse:{channel}", data), (f"sse:{channel}bulk", "x" * 4000)])
-        for stream in streams:
-            stream.wait_data(data)
-        taken.append(time.monotonic() - begun)
-        time.sleep(max(0.0, 0.02 - taken[-1]))
-    return statistics.quantiles(taken, n=100)[98]
+        valkey.publish(f"sse:{bulk}", "x" * 4000)
+        for channel, streams in groups.items():
+            begun = time.monotonic()
+            data = f"{begun}"
+            valkey.publish(f"sse:{channel}", data)
+            for stream in streams:
+                stream.wait_data(data)
+            taken[channel].append(time.monotonic() - begun)
+            time.sleep(max(0.0, 0.01 - taken[channel][-1]))
+    return [statistics.quantiles(each, n=100)[98] for each in taken.values()]
 
 
 def test_honest_clients_do_not_notice_a_storm(
@@ -61,8 +63,9 @@ def test_honest_clients_do_not_notice_a_storm(
         stream={"heartbeat": "300ms", "write_timeout": "2s", "send_buffer": "16KiB"},
     )
     gateway = gateways.start(config)
+    calm = gateways.start(configuration(valkey.url))  # on the same machine, which is busy with the hostile ones
     streams = [follow(connect, gateway, f"/{channel}") for _ in range(HONEST)]
-    calm_s = p99_s(streams, valkey, channel, 2.0)
+    groups = {channel: streams, f"{channel}calm": [follow(connect, calm, f"/{channel}calm") for _ in range(HONEST)]}
     before = descriptors(gateway.worker_pid)
     assert isinstance(gateway.address, tuple)
     command = [
@@ -75,9 +78,9 @@ def test_honest_clients_do_not_notice_a_storm(
     ]
     begun = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hostile:
-        stormy_s = p99_s(streams, valkey, channel, SECONDS)
-        assert gateway.admin_status("/readyz") == 200
-        counts = json.loads(hostile.communicate(timeout=30)[0].splitlines()[-1])
+        stormy_s, calm_s = p99_s(valkey, groups, f"{channel}bulk", SECONDS)
+        gateway.wait_ready()
+        counts = json.loads(hostile.communicate(timeout=60)[0].splitlines()[-1])
     seconds = time.monotonic() - begun
     lines = [record for record in gateway.logs if record["event"] != STREAM_CLOSED]
     closed = gateway.records(STREAM_CLOSED)
@@ -85,12 +88,13 @@ def test_honest_clients_do_not_notice_a_storm(
     gateway.wait_metric(MARKER + "connections_waiting", 0, timeout_s=REQUEST_S + 10)
     gateway.wait_metric(MARKER + "queue_bytes", 0)
 
-    print(f"p99 {calm_s * 1000:.1f} ms, in the storm {stormy_s * 1000:.1f} ms; {counts}; {len(closed)} streams")  # noqa: T201
+    told = f"p99 beside it {calm_s * 1000:.1f} ms, in the storm {stormy_s * 1000:.1f} ms"
+    print(f"{told}; {counts}; {len(closed)} streams")  # noqa: T201
     assert min(counts.values()) > 0
     assert stormy_s <= 2 * max(calm_s, NOISE_S)
     assert len(closed) <= PER_SECOND * (seconds / 0.9 + 1)
     assert len(lines) <= 20 + 5 * (seconds + 1)
-    assert descriptors(gateway.worker_pid) <= before + 1
+    poll(lambda: descriptors(gateway.worker_pid) <= before + 1, timeout_s=20, what="as few descriptors as before")
     assert gateway.metric(MARKER + "streams_refused_total", reason="rate") > 0
     for stream in streams:
         assert not stream.gaps
