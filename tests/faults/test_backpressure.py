@@ -43,6 +43,7 @@ def test_fan_out_slower_than_ingest_pauses_the_source(
     own_valkey.config_set("client-output-buffer-limit", "pubsub 0 0 0")  # Redis holds what we do not read
     config = configuration(own_valkey.url, rule("sse:*", queue=QUEUE, window={"max_bytes": "2MiB"}))
     config["limits"] = {"message_size": "64KiB"}
+    config["stream"]["write_timeout"] = "5m"  # nobody reads until all has come, which takes a slow machine its time
     gateway = gateways.start(config)
     targets = [f"/events?channel={channel}&channel={channel}{number}" for number in range(STREAMS)]
     streams = [connect(gateway, target, receive_buffer=8 * KIB) for target in targets]
@@ -89,6 +90,7 @@ def test_what_redis_will_not_hold_is_told(
     own_valkey.config_set("client-output-buffer-limit", f"pubsub {2 * MIB} 0 0")
     config = configuration(own_valkey.url, rule("sse:*", queue=QUEUE, window={"max_bytes": "2MiB"}))
     config["limits"] = {"message_size": "64KiB"}
+    config["stream"]["write_timeout"] = "5m"
     gateway = gateways.start(config)
     streams = [
         connect(gateway, f"/events?channel={channel}&channel={channel}{n}", receive_buffer=8 * KIB)

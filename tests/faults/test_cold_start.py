@@ -223,13 +223,13 @@ def test_another_node_writes_when_the_writer_is_gone(
 ) -> None:
     """And what was published meanwhile is stored from its memory."""
     nodes = start_nodes(gateways, *(node(own_valkey, persistence=STORING) for _ in range(2)))
-    poll(lambda: sum(gateway.metric(WRITER) for gateway in nodes) == 1, timeout_s=10, what="one writer")
+    poll(lambda: sum(gateway.metric(WRITER) for gateway in nodes) == 1, timeout_s=20, what="one writer")
     writer, other = sorted(nodes, key=lambda gateway: -gateway.metric(WRITER))
     cursor = seen_and_stored(own_valkey, writer, connect, channel)
     writer.kill()
     own_valkey.publish(f"sse:{channel}", "after it")
     other.wait_log("store.writing")
-    poll(lambda: other.metric(STORED) == 1, timeout_s=15, what="the event that is stored")
+    poll(lambda: other.metric(STORED) == 1, timeout_s=30, what="the event that is stored")
     other.kill()
     other.start()
     expected = ["stored 0", "stored 1", "after it", "source", "live"]

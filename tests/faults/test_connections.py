@@ -129,7 +129,7 @@ def test_a_crowd_that_asks_for_nothing_keeps_nobody_out(
     streams = [connect(gateway, f"/events/{channel}") for _ in range(30)]
     for stream in streams:
         stream.wait_open()
-    poll(lambda: sum(map(has_ended, crowd_before)) >= 250, timeout_s=5, what="shedding")
+    poll(lambda: sum(map(has_ended, crowd_before)) >= 250, timeout_s=20, what="shedding")
     valkey.publish(f"sse:{channel}", "hello")
     for stream in [first, *streams]:
         stream.wait_data("hello")
@@ -157,20 +157,17 @@ def test_a_gateway_with_few_descriptors_sheds_and_goes_on(
         pourer.start()
     try:
         own_valkey.restart()
-        gateway.wait_log("source.lost", timeout_s=10)
-        gateway.wait_log("log.synced", count=2, timeout_s=10)
+        gateway.wait_log("source.lost")
+        gateway.wait_log("log.synced", count=2)
     finally:
         stop.set()
         for pourer in pourers:
             pourer.join()
     for connection in [crowd.join(gateway) for _ in range(300)]:
         connection.settimeout(0.1)
-    before, begun = cpu_s(worker), time.monotonic()
-    time.sleep(1.0)  # what is measured: nothing happens, though descriptors are short
-    used = (cpu_s(worker) - before) / (time.monotonic() - begun)
+    poll(lambda: busy(worker) < 0.5, timeout_s=20, what="rest, though descriptors are short")
 
     assert refused.blocks[0].json() == {"reason": "full"}
-    assert used < 0.5
     assert gateway.metric(CONNECTIONS) == 72
     assert gateway.metric(WAITING) <= MIN_WAITING + 1
     streams[0].wait_next("gateway.heartbeat")
@@ -189,6 +186,13 @@ def pour(gateway: GatewayProcess, stop: threading.Event) -> None:
         connection.close()
 
 
+def busy(pid: int) -> float:
+    """The part of the time that a process runs, for a while."""
+    before, begun = cpu_s(pid), time.monotonic()
+    time.sleep(0.5)  # what is measured
+    return (cpu_s(pid) - before) / (time.monotonic() - begun)
+
+
 def cpu_s(pid: int) -> float:
     """CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
@@ -204,7 +208,7 @@ def test_many_fields_are_bounded_together(gateways: Gateways, valkey: Valkey, co
         connection = crowd.join(gateway)
         with contextlib.suppress(ConnectionError):
             connection.sendall(b"GET /events/a HTTP/1.1\r\nHost: x\r\n" + field * 20)
-        poll(lambda: has_ended(connection), timeout_s=5, what="refusal")  # noqa: B023 - called at once
+        poll(lambda: has_ended(connection), timeout_s=20, what="refusal")  # noqa: B023 - called at once
     told = connect(gateway, "", raw=b"GET /events/a HTTP/1.1\r\nHost: x\r\n" + field * 3)
     for _ in range(3):
         with contextlib.suppress(ConnectionError):
@@ -233,6 +237,6 @@ def test_requests_that_pile_up_behind_one_are_bounded(gateways: Gateways, valkey
     with contextlib.suppress(OSError):
         connection.sendall(b"POST /events/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 500_000)
     gateway.signal_worker(signal.SIGCONT)
-    poll(lambda: has_ended(connection), timeout_s=5, what="end")
+    poll(lambda: has_ended(connection), timeout_s=20, what="end")
 
     gateway.wait_metric(WAITING, 0)

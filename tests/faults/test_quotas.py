@@ -116,7 +116,7 @@ def test_a_node_takes_so_many_new_streams_a_second(gateways: Gateways, valkey: V
     assert 10 <= sum(let_in) <= 10 * (1 + seconds / 0.9)
     assert let_in[:10] == [True] * 10
     assert gateway.metric(REFUSED, reason="rate") == let_in.count(False)
-    poll(lambda: is_let_in(ask(connect, gateway, HERE)), timeout_s=3, what="next second")
+    poll(lambda: is_let_in(ask(connect, gateway, HERE)), timeout_s=20, what="next second")
 
 
 def test_a_killed_worker_leaves_no_count_behind(gateways: Gateways, valkey: Valkey, connect: Connect) -> None:
@@ -158,11 +158,12 @@ def test_a_reload_counts_the_streams_that_still_drain(gateways: Gateways, valkey
     assert all(map(is_let_in, streams))
     gateway.reload()
     gateway.wait_log("reload.done", timeout_s=30)
-    asked = is_let_in(ask(connect, gateway, HERE))
-    assert not asked or any(map(has_ended, streams))
+    last = ask(connect, gateway, HERE)
+    assert not is_let_in(last) or any(map(has_ended, streams))
     for stream in streams:
         stream.wait_end()
         stream.close()
+    last.close()
     gateway.wait_log("worker.stopped", count=2)
     gateway.wait_metric(CONNECTIONS, 0)
     assert [is_let_in(ask(connect, gateway, HERE)) for _ in range(7)] == [True] * 6 + [False]

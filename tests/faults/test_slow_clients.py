@@ -408,7 +408,7 @@ def test_many_stalled_clients_delay_nobody(
     valkey.publish(f"sse:{channel}", "live")
     fresh.wait_data("live")
 
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5  # who waited for one of them would wait for `write_timeout`
     assert healthy.wait_data("live").type == "message"
 
 
