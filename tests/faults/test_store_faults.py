@@ -115,7 +115,7 @@ def test_a_store_that_stands_still_for_three_seconds(own_valkey: Valkey, store: 
     assert load.judge() == []
     assert all(set(client.reasons) <= {"source", "epoch", "window"} for client in clients)
     assert gateway.records("store.loaded")
-    assert max(load.delay(client) for client in clients[:1]) < 8  # of its restart
+    assert max(load.delay(client) for client in clients[:1]) < 20  # of its restart
 
 
 def refuse(store: Valkey, refusal: str) -> None:
