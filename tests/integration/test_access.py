@@ -30,6 +30,7 @@ from tests.support.access import (
 )
 from tests.support.gateway_process import STREAM_CLOSED, configuration, poll, rule
 from tests.support.inprocess import in_process
+from tests.support.lateness import lateness
 from tests.support.nginx import nginxes
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ REVOKING = "+zadd +zrevrange +zcard +zremrangebyscore +expire ~__sse_gateway:{cl
 
 PUBLIC_PEM = pem(RSA_KEY.public_key())
 NOW = int(wall())
+LASTING_S = 3600.0
+"""Of the tokens that are made when this file is read: their tests come much later perhaps."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def door(request: pytest.FixtureRequest, gateway: GatewayProcess) -> Iterator[Ad
 
 def good(*channels: str, **more: Any) -> str:
     """A token that `gateway` accepts."""
-    return token(*channels, aud="us", iss="them", **more)
+    return token(*channels, **{"aud": "us", "iss": "them", "ttl_s": LASTING_S, **more})
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -106,7 +109,7 @@ def header(**fields: object) -> dict[str, object]:
 
 def sound(**more: Any) -> dict[str, Any]:
     """Claims that `gateway` accepts, some of them replaced, or left out if None."""
-    return claims("a", **{"aud": "us", "iss": "them", **more})
+    return claims("a", **{"aud": "us", "iss": "them", "ttl_s": LASTING_S, **more})
 
 
 KEY = SECRET.encode()
@@ -155,12 +158,12 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "exp far": (forged(header(), sound(exp=NOW + 40 * 86_400), KEY), "lifetime"),
     "nbf future": (good("a", nbf=NOW + 3000), "early"),
     "iat future": (good("a", iat=NOW + 3000), "early"),
-    "aud missing": (token("a", iss="them"), "audience"),
-    "aud wrong": (token("a", iss="them", aud="others"), "audience"),
-    "aud list, wrong": (token("a", iss="them", aud=["others", "Us"]), "audience"),
+    "aud missing": (good("a", aud=None), "audience"),
+    "aud wrong": (good("a", aud="others"), "audience"),
+    "aud list, wrong": (good("a", aud=["others", "Us"]), "audience"),
     "aud number": (forged(header(), sound(aud=1), KEY), "malformed"),
-    "iss missing": (token("a", aud="us"), "issuer"),
-    "iss wrong": (token("a", aud="us", iss="them2"), "issuer"),
+    "iss missing": (good("a", iss=None), "issuer"),
+    "iss wrong": (good("a", iss="them2"), "issuer"),
     "crit": (forged(header(crit=["exp"]), sound(), KEY), "malformed"),
     "crit b64": (forged(header(crit=["b64"], b64=False), sound(), KEY), "malformed"),
     "channels text": (forged(header(), sound(channels="a"), KEY), "channels"),
@@ -190,13 +193,13 @@ def test_a_bad_token_is_refused(door: Address, gateway: GatewayProcess, connect:
 
 
 RSA_ATTACKS = {
-    "signed by HMAC with the PEM": forged(header(), claims("a"), PUBLIC_PEM.encode()),
-    "the same without its last newline": forged(header(), claims("a"), PUBLIC_PEM.strip().encode()),
-    "said to be RS256": forged(header(alg="RS256"), claims("a"), PUBLIC_PEM.encode()),
-    "another key": jwt.encode(claims("a"), OTHER_RSA_KEY, "RS256"),
-    "RS512 of the right key": jwt.encode(claims("a"), RSA_KEY, "RS512"),
+    "signed by HMAC with the PEM": forged(header(), claims("a", ttl_s=LASTING_S), PUBLIC_PEM.encode()),
+    "the same without its last newline": forged(header(), claims("a", ttl_s=LASTING_S), PUBLIC_PEM.strip().encode()),
+    "said to be RS256": forged(header(alg="RS256"), claims("a", ttl_s=LASTING_S), PUBLIC_PEM.encode()),
+    "another key": jwt.encode(claims("a", ttl_s=LASTING_S), OTHER_RSA_KEY, "RS256"),
+    "RS512 of the right key": jwt.encode(claims("a", ttl_s=LASTING_S), RSA_KEY, "RS512"),
     "another key, in the header": jwt.encode(
-        claims("a"),
+        claims("a", ttl_s=LASTING_S),
         OTHER_RSA_KEY,
         "RS256",
         headers={"jwk": json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA_KEY.public_key()))},
@@ -339,14 +342,15 @@ def test_a_prefix_does_not_grow_beyond_its_grant(
 
 def test_a_stream_ends_with_its_token(gateway: GatewayProcess, connect: Connect) -> None:
     """Within a second, in a word; the next request with it is 401, also where it had been verified (A6)."""
-    ends = int(wall()) + 2
+    ends = int(wall()) + 3
     text = good("a", exp=ends)
     streams = [connect(gateway, "/events/a", headers=bearer(text)) for _ in range(3)]
     lasting = connect(gateway, "/events/a", headers=bearer(good("a")))
-    for stream in streams:
-        assert stream.wait_type("gateway.close").json() == {"reason": "expired"}
-        stream.wait_end()
-        assert 0 <= wall() - ends < 1
+    with lateness() as late:
+        for stream in streams:
+            assert stream.wait_type("gateway.close").json() == {"reason": "expired"}
+            stream.wait_end()
+            assert 0 <= wall() - ends < 1 + late.total_s
     assert answer(connect(gateway, "/events/a", headers=bearer(text)))[0] == 401
     assert len(gateway.wait_log(STREAM_CLOSED, count=3, reason="expired")) == 3
     lasting.wait_open()
@@ -386,10 +390,11 @@ def test_a_revocation_reaches_everybody(own_valkey: Valkey, gateways: Gateways, 
     for stream in (*streams, *kept):
         stream.wait_open()
     revoke(nodes[0], "--subject", "ann", "--token", "t2")
-    begun = time.monotonic()
-    for stream in streams:
-        assert stream.wait_type("gateway.close").json() == {"reason": "revoked"}
-    assert time.monotonic() - begun < 2
+    with lateness() as late:
+        begun = time.monotonic()
+        for stream in streams:
+            assert stream.wait_type("gateway.close").json() == {"reason": "revoked"}
+        assert time.monotonic() - begun < 2 + late.total_s
 
     for node in nodes:
         assert answer(connect(node, "/events/a", headers=bearer(anns)))[0] == 401
@@ -425,8 +430,12 @@ def test_the_access_rule_is_enough(own_valkey: Valkey, gateways: Gateways) -> No
     follow = f"on >secret resetkeys resetchannels -@all +ping +role +info +psubscribe +publish &sse:* &__sse_gateway:{cluster}"
     own_valkey.link.call("ACL", "SETUSER", "gateway", *follow.split())
     gateway = gateways.start(config, ready=False)
-    (line,) = gateway.wait_log("source.unavailable")[:1]
-    assert f"(needed: +zadd +zrevrange +expire ~__sse_gateway:{cluster}:revoked)" in line["reason"]
+    needed = f"(needed: +zadd +zrevrange +expire ~__sse_gateway:{cluster}:revoked)"
+    gateway.wait_until(
+        lambda: any(needed in line["reason"] for line in gateway.records("source.unavailable")),
+        10,
+        f"{needed} in the log",
+    )
     own_valkey.link.call("ACL", "SETUSER", "gateway", *REVOKING.format(cluster=cluster).split())
     gateway.wait_ready()
     revoke(gateway, "--subject", "ann")
