@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ import yaml
 from sse_gateway.errors import ConfigError
 from sse_gateway.source import Source
 from tests.support.gateway_process import configuration, poll
+from tests.support.lateness import lateness
 from tests.support.proxy import FaultProxy, proxied
 from tests.support.resp3_server import REPLICA, Recorder, Resp3Server, hello, info, message, push, resp3_server
 from tests.support.valkey import Link, Valkey, binary, free_port, least_privilege, running
@@ -49,11 +51,11 @@ class Following:
         )
         self.task = asyncio.create_task(self.source.run())
 
-    async def until_live(self, count: int = 1, timeout_s: float = 5.0) -> None:
+    async def until_live(self, count: int = 1, timeout_s: float = 20.0) -> None:
         """Wait until it is live for the count-th time."""
         await self.recorder.until(lambda r: r.calls.count("began") >= count and self.source.live, timeout_s=timeout_s)
 
-    async def until_lost(self, count: int = 1, timeout_s: float = 5.0) -> None:
+    async def until_lost(self, count: int = 1, timeout_s: float = 20.0) -> None:
         """Wait until it has lost its link for the count-th time."""
         await self.recorder.until_call("lost", count, timeout_s=timeout_s)
 
@@ -103,7 +105,7 @@ class Log:
         """The reasons that were given with an event."""
         return [fields["reason"] for name, fields in self.records if name == event]
 
-    async def until(self, event: str, part: str, *, timeout_s: float = 5.0) -> None:
+    async def until(self, event: str, part: str, *, timeout_s: float = 20.0) -> None:
         """Wait until an event was logged with a reason that has this in it."""
         async with asyncio.timeout(timeout_s):
             while not any(part in reason for reason in self.reasons(event)):
@@ -238,21 +240,22 @@ async def test_a_server_that_closes_on_the_way_is_tried_again_at_once(
     """A connection that ends at any step is noticed there and then, however long the time-outs are."""
     server.closes_after = {command}
     following = follow(server.url, connect_s=60, liveness_s=60)
-    await server.until(lambda s: len(s.accepted_at) >= 3, timeout_s=3)
+    await server.until(lambda s: len(s.accepted_at) >= 3)
     server.closes_after = set()
 
-    await following.until_live(1, timeout_s=3)
+    await following.until_live()
 
 
 async def test_attempts_come_slower_and_at_random(server: Resp3Server, follow: Callable[..., Following]) -> None:
     """Back-off doubles up to a second, and every delay has jitter."""
     server.answers["PING"] = b"-LOADING\r\n"
-    follow(server.url)
-    await server.until(lambda s: len(s.accepted_at) >= 7, timeout_s=20)
+    with lateness() as late:
+        follow(server.url)
+        await server.until(lambda s: len(s.accepted_at) >= 7, timeout_s=20)
     delays = [later - earlier for earlier, later in zip(server.accepted_at, server.accepted_at[1:], strict=False)]
 
     for delay, most in zip(delays, [0.2, 0.4, 0.8, 1.0, 1.0, 1.0], strict=True):
-        assert most / 2 <= delay <= most + 0.5, delays
+        assert most / 2 <= delay <= most + 0.5 + late.total_s, delays
     assert max(delays[3:]) - min(delays[3:]) > 0.001, delays
 
 
@@ -280,7 +283,10 @@ async def test_a_server_that_becomes_unfit_is_left_within_a_second_or_so(
     following = follow(server.url, liveness_s=30)
     await following.until_live()
     fit, server.answers[command] = server.answers[command], answer
-    await following.until_lost(timeout_s=1.5)
+    with lateness() as late:
+        began = time.monotonic()
+        await following.until_lost()
+        assert time.monotonic() - began < 1.5 + late.total_s
     await logged.until("source.lost", told)
     server.answers[command] = fit
 
@@ -292,13 +298,14 @@ async def test_silence_is_death(server: Resp3Server, follow: Callable[..., Follo
     """A server that answers nothing any more is left after `liveness_timeout`."""
     following = follow(server.url, liveness_s=0.4)
     await following.until_live()
-    began = asyncio.get_running_loop().time()
     answers = dict(server.answers)
-    server.answers.clear()
-    await following.until_lost()
-    took = asyncio.get_running_loop().time() - began
+    with lateness() as late:
+        began = time.monotonic()
+        server.answers.clear()
+        await following.until_lost()
+        took = time.monotonic() - began
 
-    assert 0.2 <= took <= 1.0
+    assert 0.2 <= took <= 1.0 + 3 * late.total_s  # where the process stood still it is judged anew
     assert "nothing was heard" in logged.reasons("source.lost")[0]
     server.answers.update(answers)
     await following.until_live(2)
@@ -309,14 +316,15 @@ async def test_messages_alone_are_no_life(server: Resp3Server, follow: Callable[
     following = follow(server.url, liveness_s=0.3)
     await following.until_live()
     server.answers["PUBLISH"] = b":1\r\n"
-    began = asyncio.get_running_loop().time()
-    while "lost" not in following.recorder.calls:
-        await server.send(message("sse:*", "sse:a", "x"))
-        with contextlib.suppress(TimeoutError):
-            await following.until_lost(timeout_s=0.05)
-    took = asyncio.get_running_loop().time() - began
+    with lateness() as late:
+        began = time.monotonic()
+        while "lost" not in following.recorder.calls:
+            await server.send(message("sse:*", "sse:a", "x"))
+            with contextlib.suppress(TimeoutError):
+                await following.until_lost(timeout_s=0.05)
+        took = time.monotonic() - began
 
-    assert 0.7 <= took <= 2
+    assert 0.7 <= took <= 2 + 6 * late.total_s  # as above
     assert "marker" in logged.reasons("source.lost")[0]
 
 
@@ -324,12 +332,14 @@ async def test_a_paused_link_is_not_judged(server: Resp3Server, follow: Callable
     """What we do not read we do not miss; when we read again, judgement begins anew."""
     following = follow(server.url, liveness_s=0.2)
     await following.until_live()
+    began = time.monotonic()
     following.source.pause()
     await following.stays_live(1.0)
     following.source.resume()
+    took = time.monotonic() - began
     await following.stays_live(0.5)
 
-    assert 1.0 <= following.source.paused_s < 1.5
+    assert 1.0 <= following.source.paused_s <= took
     assert following.source.live
 
 
@@ -392,11 +402,9 @@ def test_an_unexpected_exception_ends_the_process(valkey: Valkey, tmp_path: Path
         [sys.executable, "-c", FAILING, str(file)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     try:
-        poll(
-            lambda: valkey.publish("__sse_gateway:failing", "is anybody there?") and valkey.publish("sse:a", "poison"),
-            timeout_s=10,
-            what="subscriber",
-        )
+        while process.poll() is None:  # what comes between its subscription and its first marker does not count yet
+            valkey.publish("sse:a", "poison")
+            time.sleep(0.02)
         _, output = process.communicate(timeout=10)
     finally:
         process.kill()
@@ -453,8 +461,11 @@ async def test_a_demoted_primary_is_left(real: Valkey, follow: Callable[..., Fol
     """REPLICAOF on a live primary is noticed within a second or so; when it is promoted again a new run begins."""
     following = follow(real.url, liveness_s=5)
     await following.until_live()
-    real.link.call("REPLICAOF", "127.0.0.1", 1)
-    await following.until_lost(timeout_s=1.7)
+    with lateness() as late:
+        began = time.monotonic()
+        real.link.call("REPLICAOF", "127.0.0.1", 1)
+        await following.until_lost()
+        assert time.monotonic() - began < 1.7 + late.total_s
     assert logged.reasons("source.lost")
     await logged.until("source.unavailable", "replica")
     real.link.call("REPLICAOF", "NO", "ONE")
@@ -480,11 +491,14 @@ async def test_a_frozen_server_is_found(real: Valkey, follow: Callable[..., Foll
     """A server that keeps its connections and says nothing is left within `liveness_timeout` and a check."""
     following = follow(real.url, liveness_s=0.6, connect_s=0.5)
     await following.until_live()
-    real.freeze()
-    try:
-        await following.until_lost(timeout_s=1.5)
-    finally:
-        real.thaw()
+    with lateness() as late:
+        began = time.monotonic()
+        real.freeze()
+        try:
+            await following.until_lost()
+        finally:
+            real.thaw()
+        assert time.monotonic() - began < 1.5 + 3 * late.total_s
 
     await following.until_live(2)
 
@@ -496,7 +510,7 @@ async def test_a_half_open_connection_is_found(real: Valkey, follow: Callable[..
         following = follow(f"redis://127.0.0.1:{proxy.port}", liveness_s=0.5, connect_s=0.5)
         await following.until_live()
         (proxy.to_client if lost == "what Redis says" else proxy.to_server).swallow = True
-        await following.until_lost(timeout_s=3)
+        await following.until_lost()
         heal(proxy)
 
         await following.until_live(2)
@@ -686,7 +700,7 @@ def sentinel(own_valkey: Valkey, tmp_path: Path) -> Iterator[int]:
         [str(binary("valkey")), str(file), "--sentinel"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
-        poll(lambda: answers(port), timeout_s=10, what="sentinel")
+        poll(lambda: answers(port), timeout_s=30, what="sentinel")
         yield port
     finally:
         os.kill(process.pid, signal.SIGKILL)

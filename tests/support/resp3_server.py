@@ -100,7 +100,7 @@ class Resp3Server:
         """The names of all commands so far."""
         return [words[0].decode() for words in self.commands]
 
-    async def until(self, predicate: Callable[[Resp3Server], bool], *, timeout_s: float = 5.0) -> None:
+    async def until(self, predicate: Callable[[Resp3Server], bool], *, timeout_s: float = 20.0) -> None:
         """Wait until something about what came is true."""
         async with asyncio.timeout(timeout_s):
             while not predicate(self):
@@ -181,14 +181,14 @@ class Recorder:
         self.poison: bytes | None = None
         self._news = asyncio.Event()
 
-    async def until(self, predicate: Callable[[Recorder], bool], *, timeout_s: float = 5.0) -> None:
+    async def until(self, predicate: Callable[[Recorder], bool], *, timeout_s: float = 20.0) -> None:
         """Wait until something about what came is true."""
         async with asyncio.timeout(timeout_s):
             while not predicate(self):
                 self._news.clear()
                 await self._news.wait()
 
-    async def until_call(self, name: str, count: int = 1, *, timeout_s: float = 5.0) -> None:
+    async def until_call(self, name: str, count: int = 1, *, timeout_s: float = 20.0) -> None:
         """Wait until this has happened so often."""
         await self.until(lambda r: r.calls.count(name) >= count, timeout_s=timeout_s)
 
