@@ -157,15 +157,18 @@ class Traffic:
         """Everybody who published."""
         return [*self.publishers, self._end]
 
-    async def run(self, groups: int, pace: Callable[[int], None] = lambda _: None) -> None:
+    async def run(
+        self, groups: int, pace: Callable[[int], None] = lambda _: None, *, most_s: float = PUBLISHING_S
+    ) -> None:
         """Publish, all at once.
 
         Args:
             groups: How many, all together.
             pace: Told how many messages were published; it may wait.
+            most_s: Then it is enough.
         """
         loop = asyncio.get_running_loop()
-        budget, deadline = iter(range(groups)), time.monotonic() + PUBLISHING_S
+        budget, deadline = iter(range(groups)), time.monotonic() + most_s
         with ThreadPoolExecutor(len(self.publishers)) as pool:
             jobs = [loop.run_in_executor(pool, one.run, budget, deadline, pace) for one in self.publishers]
             for job in jobs:
