@@ -105,6 +105,7 @@ class FaultProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join(10)  # whom it has accepted by now is reset with the others, and nobody comes later
         self.release()
         self.reset_all()
         for thread in self._threads:
