@@ -118,7 +118,7 @@ class Node:
         """Serve blocks."""
         self.handover.serve(token, joiner, via, blocks, self.let_go)
 
-    async def until(self, predicate: Callable[[Node], bool], *, timeout_s: float = 10.0) -> None:
+    async def until(self, predicate: Callable[[Node], bool], *, timeout_s: float = 30.0) -> None:
         """Wait until something about what happened here is true."""
         async with asyncio.timeout(timeout_s):
             while not predicate(self):
@@ -173,7 +173,7 @@ def key(token: str) -> str:
 
 async def until(probe: Callable[[], bool]) -> None:
     """Wait until something is true of which nobody tells us."""
-    await asyncio.to_thread(poll, probe, timeout_s=10.0, what="such thing")
+    await asyncio.to_thread(poll, probe, timeout_s=30.0, what="such thing")
 
 
 def endless(block: bytes = b"x" * 100_000) -> Iterator[bytes]:
@@ -345,7 +345,7 @@ async def test_a_joiner_that_reads_nothing_is_given_up(directory: Path, nodes: C
 @pytest.mark.parametrize("via", WAYS)
 async def test_a_joiner_that_leaves_in_the_middle(valkey: Valkey, nodes: Callable[..., Any], via: str) -> None:
     """A joiner that wants no more ends the hand-over, and the server is free again."""
-    server, joiner, token = await nodes(patience_s=0.3), await nodes(), name("t")
+    server, joiner, token = await nodes(patience_s=1.0), await nodes(), name("t")
     joiner.ask(token, via)
     server.serve(token, joiner.name, via, endless())
     await joiner.until(lambda node: len(node.blocks.get(token, [])) > 30)
@@ -362,7 +362,7 @@ async def test_a_joiner_that_leaves_in_the_middle(valkey: Valkey, nodes: Callabl
 @pytest.mark.parametrize("via", WAYS)
 async def test_a_receiver_may_stop_from_within(nodes: Callable[..., Any], via: str) -> None:
     """Stopping while a block is handed over is as good as at any other time."""
-    server, joiner, token = await nodes(patience_s=0.3), await nodes(), name("t")
+    server, joiner, token = await nodes(patience_s=1.0), await nodes(), name("t")
     joiner.stops_at = b"two"
     joiner.ask(token, via)
     server.serve(token, joiner.name, via, itertools.chain([b"one", b"two"], endless()))
@@ -388,7 +388,7 @@ async def test_a_server_that_vanishes_leaves_nothing(valkey: Valkey, nodes: Call
     """A list whose server is gone goes by itself, and the joiner gives up too."""
     token = name("t")
     with proxied(("127.0.0.1", valkey.port)) as proxy:
-        server = await nodes(f"redis://127.0.0.1:{proxy.port}", patience_s=0.3)
+        server = await nodes(f"redis://127.0.0.1:{proxy.port}")
         server.serve(token, "gone00000000", "list", endless())
         await until(lambda: valkey.link.call("LLEN", key(token)) == MAX_WAITING)
         proxy.reset_all()
@@ -441,7 +441,7 @@ async def test_what_is_no_snapshot_is_turned_away(
     directory: Path, nodes: Callable[..., Any], data: bytes, reason: str
 ) -> None:
     """Whatever comes to the socket is bounded, in size and in time."""
-    joiner = await nodes(patience_s=0.3)
+    joiner = await nodes(patience_s=0.3 if reason.startswith("nothing came") else 5.0)
     joiner.wanted.add("t00000000000")
     await attempt(directory, joiner, data)
 
