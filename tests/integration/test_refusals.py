@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.gateway_process import CONNECTIONS, configuration, rule
+from tests.support.lateness import lateness
 from tests.support.valkey import free_port
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.valkey import Valkey
 
 MAX_CHANNELS = 64
+DROPPED_CONNECTIONS = "sse_gateway_connections_dropped_total"
 
 
 @pytest.fixture(scope="module")
@@ -296,31 +298,32 @@ def test_a_refusal_for_now_ends_cleanly(narrow: GatewayProcess, connect: Connect
     """As a stream does: behind its end the client may still say something and is not reset; a second later it is."""
     fill(connect, narrow)
     request = f"{method} /events/pub:a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", narrow.config["listen"]["port"])) as sock:
+    with lateness() as late, socket.create_connection(("127.0.0.1", narrow.config["listen"]["port"])) as sock:
+        asked = time.monotonic()
         sock.sendall(request.encode())
         answer = b"".join(iter(lambda: sock.recv(65_536), b""))
-        ended = time.monotonic()
         assert answer.endswith(b"\r\n\r\n")
         broken = select.poll()
         broken.register(sock, 0)  # no more than whether it is reset
-        sock.send(b"x")
-        assert broken.poll(300) == []
-        while not broken.poll(50) and time.monotonic() < ended + 5:
-            sock.send(b"x")
-        assert 0.8 < time.monotonic() - ended < 3
+        with contextlib.suppress(ConnectionError):  # it may be reset just before
+            while not broken.poll(50) and time.monotonic() < asked + 10:
+                sock.send(b"x")
+        assert 0.95 < time.monotonic() - asked < 3 + late.total_s
 
 
 def test_what_follows_a_refusal_for_now_is_bounded(narrow: GatewayProcess, connect: Connect) -> None:
-    """I5: who floods the end of its answer loses the connection before the second is over."""
+    """I5: who floods the end of its answer loses the connection for that, before the second is over."""
     fill(connect, narrow)
-    with socket.create_connection(("127.0.0.1", narrow.config["listen"]["port"])) as sock:
+    dropped = narrow.metric(DROPPED_CONNECTIONS, reason="size")
+    with lateness() as late, socket.create_connection(("127.0.0.1", narrow.config["listen"]["port"])) as sock:
         sock.sendall(b"HEAD /events/pub:a HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
         while sock.recv(65_536):
             pass
         ended = time.monotonic()
         with pytest.raises(ConnectionError):
             sock.sendall(b"x" * 16_000_000)
-        assert time.monotonic() - ended < 0.8
+        assert time.monotonic() - ended < 0.8 + late.total_s
+    assert narrow.metric(DROPPED_CONNECTIONS, reason="size") == dropped + 1
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/*", "application/json", "text/html", "text/event-streams"])
@@ -421,7 +424,7 @@ def test_slow_requests_do_not_hold_others_up(gateway: GatewayProcess, connect: C
     try:
         for connection in dribbling:
             connection.sendall(b"GET /events/pub:a HTT")
-        assert connect(gateway, f"/events/pub:{channel}").wait_open(timeout_s=2).type == "gateway.open"
+        assert connect(gateway, f"/events/pub:{channel}").wait_open(timeout_s=5).type == "gateway.open"
     finally:
         for connection in dribbling:
             connection.close()
@@ -475,7 +478,7 @@ def test_a_body_is_not_waited_for(gateway: GatewayProcess, connect: Connect, cha
     """A GET that announces a body and sends none is answered all the same, one way or the other."""
     stream = connect(gateway, f"/events/pub:{channel}", headers={"Content-Length": "1000000"})
 
-    assert stream.wait_head(timeout_s=3).status in {200, 400, 413}
+    assert stream.wait_head().status in {200, 400, 413}
 
 
 def test_a_reset_at_any_byte_of_the_request_leaves_nothing_behind(gateway: GatewayProcess, connect: Connect) -> None:

@@ -100,6 +100,7 @@ def test_a_prefix_follows_what_exists_and_what_appears(
 ) -> None:
     """A name that ends in a star follows every channel so named, also one that appears later."""
     valkey.publish(f"sse:{channel}n1", "before")
+    settle(valkey, gateway)
     stream = connect(gateway, target.format(channel))
     assert opened(stream)["channels"] == [f"{channel}n*"]
     published = [(f"{channel}n1", "old"), (f"{channel}x", "other"), (f"{channel}n2", "new"), (f"{channel}n", "bare")]
