@@ -412,12 +412,12 @@ def test_nodes_put_back_what_redis_has_lost(own_valkey: Valkey, gateways: Gatewa
     gateway = gateways.start(config)
     text = token("a", sub="ann")
     revoke(gateway, "--subject", "ann", "--for", "1h")
-    poll(lambda: gateway.metric("sse_gateway_revocations") == 1, timeout_s=5, what="revocation")
+    poll(lambda: gateway.metric("sse_gateway_revocations") == 1, timeout_s=20, what="revocation")
     name = f"__sse_gateway:{config['cluster']['name']}:revoked"
     assert own_valkey.link.call("ZCARD", name) == 1
     own_valkey.link.call("DEL", name)
     own_valkey.kill_subscribers()
-    poll(lambda: own_valkey.link.call("ZCARD", name) == 1, timeout_s=10, what="list that is whole again")
+    poll(lambda: own_valkey.link.call("ZCARD", name) == 1, timeout_s=20, what="list that is whole again")
     gateway.wait_ready()
     assert answer(connect(gateway, "/events/a", headers=bearer(text)))[0] == 401
 

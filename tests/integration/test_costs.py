@@ -75,7 +75,7 @@ class Clients:
 
     @staticmethod
     def _until(sock: socket.socket, end: bytes) -> None:
-        sock.settimeout(10)
+        sock.settimeout(30)
         data = b""
         while not data.endswith(end):
             more = sock.recv(65_536)
@@ -284,7 +284,7 @@ def test_an_idle_stream_is_small(server: InProcess, target: Callable[[int], str]
     try:
         before = traced_bytes(server)
         clients.open_in_turn(server.address, target)
-        poll(lambda: server.call(lambda: len(server.server.connections)) == 0, timeout_s=5, what="end of requests")
+        poll(lambda: server.call(lambda: len(server.server.connections)) == 0, timeout_s=20, what="end of requests")
         per_stream = (traced_bytes(server) - before) / STREAMS
     finally:
         tracemalloc.stop()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.gateway_process import CONNECTIONS, configuration
+from tests.support.lateness import lateness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -429,7 +430,7 @@ def test_a_request_for_a_stream_has_no_body(discreet: GatewayProcess, connect: C
     """A body is refused at once, without being waited for."""
     stream = ask(connect, discreet, raw)
     stream.method = raw.partition(b" ")[0].decode()
-    stream.wait_head(timeout_s=2)
+    stream.wait_head()  # to a client that goes on waiting: a connection that is waited for ends without an answer
 
     assert stream.status == 400
     stream.close()
@@ -456,9 +457,10 @@ def test_unfinished_requests_do_not_hold_the_end_up(gateways: Gateways, valkey: 
         for connection, sent in zip(connections, [b"", whole[:20], whole, whole + whole[:20]], strict=True):
             connection.sendall(sent)
         assert connections[3].recv(KIB)
-        began = time.monotonic()
-        assert gateway.stop() == 0
-        assert time.monotonic() - began < 3
+        with lateness() as late:
+            began = time.monotonic()
+            assert gateway.stop() == 0
+            assert time.monotonic() - began < 3 + late.total_s
     finally:
         for connection in connections:
             connection.close()

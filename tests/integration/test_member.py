@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 LATE_S = OFFER_S[1] + 2 * TICK_S + 0.15
 """An offer that comes later than this has waited for the next checkpoint; the rest is for a busy machine."""
 
-TRIES = 2
+TRIES = (2, 10)
+"""At least, and on a busy machine at most, until one is in time."""
 WATCH_S = 2.0
 
 
@@ -82,7 +83,12 @@ async def offer_s(valkey: Valkey, *, is_stirred: bool) -> float:
         async with a_node(settings) as gateway:
             if not is_stirred:
                 gateway.member._stir.set = lambda: None  # type: ignore[method-assign]
-            return min([await asyncio.to_thread(stranger.wait_for_offer) for _ in range(TRIES)])
+            best = CHECKPOINT_S * 2
+            for number in range(TRIES[1]):
+                if number >= TRIES[0] and (best < LATE_S or not is_stirred):
+                    break
+                best = min(best, await asyncio.to_thread(stranger.wait_for_offer))
+            return best
 
 
 async def test_who_joins_wakes_a_node_that_sleeps(valkey: Valkey) -> None:
@@ -101,7 +107,7 @@ async def test_a_node_that_is_quiet_looks_at_its_clock_for_checkpoints_only(
     """Twice a second, not twenty times."""
     looks: list[float] = []
     async with a_node(Settings.model_validate(configuration(valkey.url))) as gateway:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await gateway.news.wait()
         replica = gateway.member.replica
         assert replica.is_synced

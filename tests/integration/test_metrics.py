@@ -36,6 +36,7 @@ from tests.support.gateway_process import (
     configuration,
     rule,
 )
+from tests.support.lateness import lateness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -208,7 +209,7 @@ def test_late_deliveries_are_in_the_histogram_too(
     before = gateway.metrics()
     for number in range(400):
         valkey.publish(f"sse:{channel}", f"{number}:" + "x" * KIB)
-    gateway.wait_until(lambda: gateway.metric(MARKER + "streams_lagging") == 1, 5, "stalled stream")
+    gateway.wait_until(lambda: gateway.metric(MARKER + "streams_lagging") == 1, 20, "stalled stream")
     slow.wait_for(lambda s: s.data and s.data[-1].startswith("399:"))
     gateway.wait_metric(MARKER + "streams_lagging", 0)
     after = gateway.metrics()
@@ -242,7 +243,7 @@ def test_the_clock_and_the_link_are_observed_while_nothing_happens(gateway: Gate
     """Loop lag and round trips go on without a stream and without a message."""
     for name in ("loop_lag_seconds_count", "source_round_trip_seconds_count"):
         before = gateway.metric(MARKER + name)
-        gateway.wait_until(lambda name=name, before=before: gateway.metric(MARKER + name) > before, 5, name)  # type: ignore[misc] # mypy cannot infer a lambda with defaults
+        gateway.wait_until(lambda name=name, before=before: gateway.metric(MARKER + name) > before, 20, name)  # type: ignore[misc] # mypy cannot infer a lambda with defaults
 
     assert gateway.metric(MARKER + "source_live") == 1
     assert gateway.metric(MARKER + "ready") == 1
@@ -272,11 +273,11 @@ def test_gauges_of_queues_return_to_zero(gateways: Gateways, valkey: Valkey, con
     streams += [(stall(connect, gateway, f"/events/{channel}*?wrap=1"), way) for way in ways]
     for number in range(100):
         valkey.publish_many([(f"sse:{name}", f"{number}:" + "x" * 4 * KIB) for name in names])
-    gateway.wait_until(lambda: gateway.metric(MARKER + "queue_bytes") > 0, 5, "queue")
+    gateway.wait_until(lambda: gateway.metric(MARKER + "queue_bytes") > 0, 20, "queue")
     for stream, way in streams:
         with contextlib.suppress(OSError):  # the gateway may have been faster
             getattr(stream, way)()
-    gateway.wait_metric(CONNECTIONS, 0, timeout_s=10)
+    gateway.wait_metric(CONNECTIONS, 0)
     metrics = gateway.metrics()
 
     assert {name: metrics.value(name) for name in QUEUE_GAUGES} == dict.fromkeys(QUEUE_GAUGES, 0.0)
@@ -313,9 +314,10 @@ def test_scrapes_that_stall_cost_the_streams_nothing(
             valkey.publish(f"sse:{channel}", str(number))
             stream.wait_data(str(number), timeout_s=2)
         assert gateway.admin_status("/readyz") == 200
-        began = time.monotonic()
-        assert gateway.stop() == 0
-        assert time.monotonic() - began < 5
+        with lateness() as late:
+            began = time.monotonic()
+            assert gateway.stop() == 0
+            assert time.monotonic() - began < 5 + late.total_s
     finally:
         for connection in stalled:
             connection.close()

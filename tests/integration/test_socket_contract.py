@@ -57,7 +57,7 @@ def server(
     with in_process(new_loop, directory, is_unix=request.param == "unix", stream={"send_buffer": "32KiB"}) as running:
         yield running
         running.wait_quiet()
-    poll(lambda: descriptors() <= before, timeout_s=5, what="return of all descriptors")
+    poll(lambda: descriptors() <= before, timeout_s=20, what="return of all descriptors")
     assert running.complaints == []
     libraries = [record for record in caplog.records if record.name.partition(".")[0] in {"aiohttp", "asyncio"}]
     assert [record.getMessage() for record in libraries if record.levelno > logging.DEBUG] == []
@@ -85,7 +85,7 @@ def test_nothing_of_the_stream_is_left_with_the_server(
     streams = [follow(version=version) for _ in range(20)]
     for stream in streams:
         stream.wait_open()
-    poll(lambda: server.call(lambda: not server.server.connections), timeout_s=5, what="server without connections")
+    poll(lambda: server.call(lambda: not server.server.connections), timeout_s=20, what="server without connections")
 
     assert server.tasks() == 1
     assert server.call(lambda: len(server.streams.open_streams)) == 20
@@ -135,7 +135,7 @@ def test_a_client_that_is_gone_before_its_first_byte(
     gate = server.streams.before if when == "before" else server.streams.between
     gate.close()
     stream = follow()
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(20)
     getattr(stream, how)()
     gate.open()
     server.wait_quiet()
@@ -149,7 +149,7 @@ def test_the_first_stream_finds_no_descriptor(server: InProcess, follow: Callabl
     """It needs two, as the watcher of all has one of its own: with fewer it is refused for now, and is not cut."""
     server.streams.before.close()
     stream = follow()
-    assert server.streams.before.reached.wait(5)
+    assert server.streams.before.reached.wait(20)
     with few_descriptors(spare):
         server.streams.before.open()
         stream.wait_end()
@@ -195,9 +195,9 @@ def test_a_client_that_leaves_in_the_middle_of_a_block(
     healthy.wait_open()
     server.publish("a", b"x" * 900 * KIB)
     healthy.wait_events(1)
-    poll(lambda: server.call(lambda: len(server.gateway.hub.lagging) == 1), timeout_s=5, what="stalled stream")
+    poll(lambda: server.call(lambda: len(server.gateway.hub.lagging) == 1), timeout_s=20, what="stalled stream")
     getattr(stream, how)()
-    poll(lambda: server.closed() == {"client": 1}, timeout_s=5, what="end of the stream")
+    poll(lambda: server.closed() == {"client": 1}, timeout_s=20, what="end of the stream")
     server.publish("a", b"after")
 
     healthy.wait_data("after")
@@ -339,7 +339,7 @@ def test_ten_thousand_streams_leave_no_descriptor(server: InProcess, follow: Cal
                 stream.wait_open()
         for stream in streams:
             stream.reset() if number % 4 == 0 else stream.close()
-    poll(lambda: server.call(lambda: len(server.streams.open_streams) == 1), timeout_s=10, what="end of all but one")
-    poll(lambda: descriptors() == before, timeout_s=5, what="return of all descriptors")
+    poll(lambda: server.call(lambda: len(server.streams.open_streams) == 1), timeout_s=20, what="end of all but one")
+    poll(lambda: descriptors() <= before, timeout_s=20, what="return of all descriptors")
 
     assert server.tasks() == 1

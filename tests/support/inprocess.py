@@ -64,7 +64,7 @@ class Gate:
         if self._closed:
             self._closed = False
             self.reached.set()
-            assert self._go.wait(10), "the test forgot a gate"
+            assert self._go.wait(30), "the test forgot a gate"
 
 
 class GatedStreams(Streams):
@@ -145,7 +145,7 @@ class InProcess:
                 future.set_exception(error)
 
         self._loop.call_soon_threadsafe(run)
-        return future.result(10)
+        return future.result(30)
 
     def publish(self, channel: str, *payloads: bytes) -> None:
         """Have messages arrive in one read."""
@@ -168,7 +168,7 @@ class InProcess:
 
     def wait_quiet(self) -> None:
         """Wait until no stream, no connection and no handler is left."""
-        poll(lambda: self.call(self._is_quiet), timeout_s=5, what="quiet server")
+        poll(lambda: self.call(self._is_quiet), timeout_s=20, what="quiet server")
 
     def _is_quiet(self) -> bool:
         hub = self.gateway.hub
@@ -214,7 +214,7 @@ class InProcess:
 
     def wait_up(self) -> None:
         """Wait until it listens."""
-        assert self._up.wait(10), "the server did not start"
+        assert self._up.wait(30), "the server did not start"
 
     def stop(self) -> None:
         """End it."""

@@ -169,7 +169,7 @@ class Nginx:
         extra: list[str] | None = None if user is None else []
         command = self._command
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, user=user, group=group, extra_groups=extra)
-        poll(self._answers, timeout_s=10, what="nginx that takes connections")
+        poll(self._answers, timeout_s=30, what="nginx that takes connections")
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -197,14 +197,14 @@ class Nginx:
         before = self.workers()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        poll(lambda: self.workers() - before and not self.workers() & before, timeout_s=10, what="new worker")
+        poll(lambda: self.workers() - before and not self.workers() & before, timeout_s=30, what="new worker")
 
     def reload(self) -> None:
         """``nginx -s reload``; returns when the new worker takes the connections and the old one no longer does."""
         before = self.workers()
         os.kill(self.pid, signal.SIGHUP)
-        poll(lambda: self.workers() - before, timeout_s=10, what="new worker")
-        poll(lambda: not any(map(_takes_connections, before)), timeout_s=10, what="old worker that shuts down")
+        poll(lambda: self.workers() - before, timeout_s=30, what="new worker")
+        poll(lambda: not any(map(_takes_connections, before)), timeout_s=30, what="old worker that shuts down")
 
     def read_log(self, name: str = "sse-gateway.log") -> str:
         """A log's text; none where nothing was logged."""
