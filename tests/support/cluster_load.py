@@ -42,10 +42,10 @@ BATCH_S: Final = 0.01
 PAUSE_S: Final = 0.02
 """How long a client waits that was refused."""
 
-SILENCE_S: Final = 12.0
-"""Heartbeats come much more often, and a cursor is held for five seconds at most."""
+SILENCE_S: Final = 40.0
+"""Heartbeats come much more often, but a node that starts on a busy machine may let clients wait for so long."""
 
-FINISH_S: Final = 20.0
+FINISH_S: Final = 40.0
 """How long clients may take to get everything once nothing goes wrong any more."""
 
 
@@ -254,7 +254,7 @@ class Load:
         for client in self.clients:
             self._threads.append(self._thread(client.run))
             self._threads[-1].start()
-        self.wait(lambda: all(client.visits for client in self.clients), 20, "clients that are let in")
+        self.wait(lambda: all(client.visits for client in self.clients), SILENCE_S, "clients that are let in")
         self._publishing.start()
 
     def wait(self, probe: Callable[[], object], timeout_s: float, what: str) -> None:
@@ -266,12 +266,12 @@ class Load:
 
         poll(probe_sound, timeout_s=timeout_s, what=what)
 
-    def wait_published(self, count: int, timeout_s: float = 30.0) -> None:
+    def wait_published(self, count: int, timeout_s: float = SILENCE_S) -> None:
         """Wait until so many messages more have been published."""
         until = len(self.publisher.ledger) + count
         self.wait(lambda: len(self.publisher.ledger) >= until, timeout_s, f"{count} messages more")
 
-    def wait_current(self, timeout_s: float = 10.0) -> None:
+    def wait_current(self, timeout_s: float = SILENCE_S) -> None:
         """Wait until every client has something that was published from now on."""
         since = time.monotonic()
         published = self.publisher.at
