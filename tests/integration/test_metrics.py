@@ -264,7 +264,7 @@ def test_gauges_of_queues_return_to_zero(gateways: Gateways, valkey: Valkey, con
         rule("sse:disc:*", queue={"max_events": 20, "policy": "disconnect"}),
         rule("sse:latest:*", queue={"max_events": 20, "policy": "latest"}),
         rule("sse:*", prefix=True, queue={"max_events": 50}),
-        stream={"send_buffer": "16KiB", "write_timeout": "2s"},
+        stream={"send_buffer": "16KiB", "write_timeout": "4s"},
     )
     gateway = gateways.start(config)
     names = [f"disc:{channel}", f"latest:{channel}", channel]

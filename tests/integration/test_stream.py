@@ -332,8 +332,7 @@ def test_the_cursor_of_the_close_block_resumes(
     resumed = connect(short_lived, f"/events/{channel}", headers={"Last-Event-ID": stream.last_id or ""})
     resumed.wait_data("two")
 
-    assert stream.data == ["one"]
-    assert resumed.data == ["two"]
+    assert [*stream.data, *resumed.data] == ["one", "two"]  # the first may have ended before it had anything
     assert resumed.blocks[0].json()["replay"] == "complete"
 
 
