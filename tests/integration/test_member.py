@@ -17,7 +17,7 @@ from tests.support.gateway_process import configuration
 from tests.support.valkey import Link
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import pytest
 
@@ -60,15 +60,20 @@ class Stranger:
             if words[1:2] == [kind]:
                 return words
 
-    def wait_for_offer(self) -> float:
-        """Ask for the log right after a checkpoint; returns how long the offer takes, seconds."""
+    def wait_for_offer(self, due: Callable[[], float]) -> float | None:
+        """Ask for the log right after a checkpoint; returns how long the offer takes, seconds.
+
+        Args:
+            due: When the next checkpoint is; if we were so slow that it comes too soon to be told from news, returns None.
+        """
         mark = self.hear(Kind.CHECKPOINT)[2]
         joiner, token = draw_name(), draw_name()
         began = time.monotonic()
+        is_too_late = due() - began < LATE_S
         self._mouth.call("PUBLISH", self._channel, Control(joiner, mark).write(Kind.JOIN, token, "-"))
         while self.hear(Kind.OFFER)[5] != token:
             pass
-        return time.monotonic() - began
+        return None if is_too_late else time.monotonic() - began
 
     def close(self) -> None:
         """Fall silent."""
@@ -83,12 +88,13 @@ async def offer_s(valkey: Valkey, *, is_stirred: bool) -> float:
         async with a_node(settings) as gateway:
             if not is_stirred:
                 gateway.member._stir.set = lambda: None  # type: ignore[method-assign]
-            best = CHECKPOINT_S * 2
-            for number in range(TRIES[1]):
-                if number >= TRIES[0] and (best < LATE_S or not is_stirred):
+            times: list[float] = []
+            for _ in range(TRIES[1]):
+                took = await asyncio.to_thread(stranger.wait_for_offer, lambda: gateway.member.replica.checkpoints.due)
+                times += [] if took is None else [took]
+                if len(times) >= TRIES[0] and (min(times) < LATE_S or not is_stirred):
                     break
-                best = min(best, await asyncio.to_thread(stranger.wait_for_offer))
-            return best
+            return min(times)
 
 
 async def test_who_joins_wakes_a_node_that_sleeps(valkey: Valkey) -> None:
