@@ -51,7 +51,7 @@ async def three() -> AsyncIterator[list[Resp3Server]]:
 class Ear:
     """Sentinels that are followed, and what was heard of moves."""
 
-    def __init__(self, servers: Sequence[Resp3Server], *, timeout_s: float = 1.0) -> None:
+    def __init__(self, servers: Sequence[Resp3Server], *, timeout_s: float = 20.0) -> None:
         watch = Watch(SERVICE, tuple(Address("127.0.0.1", server.port) for server in servers))
         self.moves: list[Address] = []
         self.failures: list[BaseException] = []
@@ -229,7 +229,7 @@ async def test_the_least_privileged_user_of_a_sentinel_will_do(guarded: Sentinel
     for sentinel in guarded.sentinels:
         sentinel.call("ACL", "SETUSER", "gw", "on", f">{PASSWORD}", *granted.split())
     addresses = tuple(Address("127.0.0.1", sentinel.port) for sentinel in guarded.sentinels)
-    sentinels = Sentinels(Watch(SERVICE, addresses, "gw", PASSWORD), timeout_s=5.0, moved=lambda _: None)
+    sentinels = Sentinels(Watch(SERVICE, addresses, "gw", PASSWORD), timeout_s=20.0, moved=lambda _: None)
     async with sentinels.followed(lambda error: pytest.fail(str(error))):
         assert (await sentinels.locate()).port == guarded.primary.proxy.port
 
@@ -238,7 +238,7 @@ async def test_sentinels_have_credentials_of_their_own(guarded: SentinelSet) -> 
     """They are options of the URL; without them it is told that they are needed."""
     addresses = tuple(Address("127.0.0.1", sentinel.port) for sentinel in guarded.sentinels)
     for password, told in ((PASSWORD, ""), ("", "NOAUTH"), ("wrong", "WRONGPASS|invalid")):
-        sentinels = Sentinels(Watch(SERVICE, addresses, password=password), timeout_s=2.0, moved=lambda _: None)
+        sentinels = Sentinels(Watch(SERVICE, addresses, password=password), timeout_s=20.0, moved=lambda _: None)
         async with sentinels.followed(lambda error: pytest.fail(str(error))):
             with pytest.raises(SourceError, match=told) if told else contextlib.nullcontext():
                 assert (await sentinels.locate()).port == guarded.primary.proxy.port
@@ -249,7 +249,7 @@ async def test_sentinels_have_credentials_of_their_own(guarded: SentinelSet) -> 
 
 def link_of(url: str) -> Awaitable[Link]:
     """Open one connection."""
-    return open_link(url, lambda: Link(Recorder(), b"control", b"token"), timeout_s=1.0)
+    return open_link(url, lambda: Link(Recorder(), b"control", b"token"), timeout_s=20.0)
 
 
 async def test_one_connection_asks_the_sentinels_once(three: list[Resp3Server]) -> None:
@@ -271,7 +271,7 @@ async def test_every_connection_leaves_a_former_primary(three: list[Resp3Server]
     hosts = ",".join(f"127.0.0.1:{server.port}" for server in three)
     async with resp3_server() as old, resp3_server() as new:
         await name(three, old.port, 1)
-        primary = Primary(f"redis+sentinel://{hosts}/{SERVICE}", timeout_s=1.0)
+        primary = Primary(f"redis+sentinel://{hosts}/{SERVICE}", timeout_s=20.0)
         async with primary.followed(lambda error: pytest.fail(str(error))):
             links = [await primary.open(lambda: Link(Recorder(), b"control", b"token")) for _ in range(2)]
             await name(three, new.port, 2)

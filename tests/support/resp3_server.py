@@ -89,6 +89,7 @@ class Resp3Server:
         self.accepted_at: list[float] = []
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._conversations: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
 
     @property
@@ -123,6 +124,10 @@ class Resp3Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection."""
+        conversation = asyncio.current_task()
+        assert conversation is not None
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
         self.accepted_at.append(time.monotonic())
         self._news.set()
         self._writers.add(writer)
@@ -160,6 +165,8 @@ async def resp3_server() -> AsyncIterator[Resp3Server]:
         listener.close()
         for writer in list(server._writers):
             writer.close()
+        if server._conversations:
+            await asyncio.wait(server._conversations)  # the loop would cancel them, and complain
 
 
 class Recorder:
