@@ -194,7 +194,7 @@ class Valkey:
         command = [executable, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         command += ["--dir", str(self._directory), "--logfile", str(self._directory / "server.log"), *self._options]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not self._answers():
             assert time.monotonic() < deadline, f"{self.kind} did not start"
             assert self._process.poll() is None, f"{self.kind} ended with {self._process.returncode}"
