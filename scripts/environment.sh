@@ -24,16 +24,18 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+# A fresh machine may be busy with its own first update: it is waited for.
 apt_install() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >/dev/null
 }
 
 # install_debian PACKAGE...: as Debian has them, without starting any service. Returns 1 if that cannot be done.
 install_debian() {
     may_install && forbid_services || return 1
     say "installing from Debian: $*"
-    # Lists may be missing (a fresh container) or old (a package has moved on).
-    apt_install "$@" 2>/dev/null || { as_root apt-get update -qq && apt_install "$@"; }
+    # Lists may be missing (a fresh container) or old (a package has moved on); or somebody else is getting them.
+    apt_install "$@" 2>/dev/null || { as_root apt-get update -qq; apt_install "$@"; }
     installed=$?
     $restore_policy
     restore_policy=:
@@ -87,7 +89,7 @@ set_up() {
     say "installing: $*"
     files=
     for lock in requirements-build.lock "$@"; do files="$files -r $lock"; done
-    pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check"
+    pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check --retries 10"
     # shellcheck disable=SC2086 # words
     $pip --require-hashes $files || die "cannot install what $* name (see above)"
     $pip --no-deps --no-build-isolation --editable . || die "cannot install the package (see above)"
