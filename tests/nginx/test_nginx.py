@@ -34,8 +34,8 @@ VERSIONS = ["--http1.1", "--http2"]
 
 @pytest.fixture
 def gateway(gateways: Gateways, valkey: Valkey) -> GatewayProcess:
-    """A gateway for the test alone, with heartbeats that do not hurry events along."""
-    return gateways.start(configuration(valkey.url, stream={"heartbeat": "15s"}))
+    """A gateway for the test alone, with heartbeats that do not hurry events along: none comes while a test waits."""
+    return gateways.start(configuration(valkey.url, stream={"heartbeat": "50s"}))
 
 
 @pytest.fixture
