@@ -60,7 +60,9 @@ def test_a_disturbed_round_is_not_judged() -> None:
 
 def test_a_part_that_has_ended_fails_its_measurement_alone(tmp_path: Path) -> None:
     """What is told to it is an error that names it, and it can be stopped all the same."""
-    part = Part("brief", [sys.executable, "-c", "raise SystemExit(3)"], core=min(os.sched_getaffinity(0)), directory=tmp_path)
+    part = Part(
+        "brief", [sys.executable, "-c", "raise SystemExit(3)"], core=min(os.sched_getaffinity(0)), directory=tmp_path
+    )
     with pytest.raises(BenchmarkError, match="brief ended"):
         part.hear(10)
     poll(part.ended, timeout_s=5, what="the end")
