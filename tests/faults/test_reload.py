@@ -105,7 +105,7 @@ def test_a_bad_configuration_changes_nothing(
     assert all(":" in problem for problem in failed["problems"])
     assert "yaml:2:1: workers: " in str(failed["problems"])
     assert gateway.worker_pids() == pids
-    assert gateway.unready_reasons() == []
+    gateway.wait_ready()
     wait_reloads(gateway, failed=1)
 
 

