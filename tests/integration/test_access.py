@@ -433,7 +433,7 @@ def test_the_access_rule_is_enough(own_valkey: Valkey, gateways: Gateways) -> No
     needed = f"(needed: +zadd +zrevrange +expire ~__sse_gateway:{cluster}:revoked)"
     gateway.wait_until(
         lambda: any(needed in line["reason"] for line in gateway.records("source.unavailable")),
-        10,
+        40,
         f"{needed} in the log",
     )
     own_valkey.link.call("ACL", "SETUSER", "gateway", *REVOKING.format(cluster=cluster).split())

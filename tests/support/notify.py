@@ -50,7 +50,7 @@ class Manager:
         """When the watchdog was fed."""
         return [when for when, line in list(self.told) if line == "WATCHDOG=1" and when >= since]
 
-    def wait(self, *lines: str, timeout_s: float = 10.0) -> None:
+    def wait(self, *lines: str, timeout_s: float = 40.0) -> None:
         """Wait until these have been told, in this order, with others between them perhaps."""
 
         def told() -> bool:
@@ -62,7 +62,7 @@ class Manager:
         except AssertionError as error:
             raise AssertionError(f"{error}: told {self.lines}") from None
 
-    def wait_pings(self, count: int, *, since: float, timeout_s: float = 10.0) -> list[float]:
+    def wait_pings(self, count: int, *, since: float, timeout_s: float = 40.0) -> list[float]:
         """Wait until the watchdog has been fed so often since then; returns when."""
         poll(lambda: len(self.pings(since)) >= count, timeout_s=timeout_s, what=f"{count} pings")
         return self.pings(since)
