@@ -347,7 +347,7 @@ def test_a_loss_before_the_cursor_is_no_gap(
     resumed.wait_events(SMALL)
 
     assert resumed.blocks[0].json()["replay"] == "complete"
-    assert check(ledger, observe([*stream.blocks[:51], *resumed.blocks]), [name]) == []
+    assert check(ledger, observe([*stream.events[:50], *resumed.blocks]), [name]) == []
 
 
 def test_more_lost_events_than_are_remembered_are_told_without_a_number(
@@ -402,9 +402,9 @@ def test_a_gap_stands_at_the_newest_loss(
     data = [text for _, text in messages]
     assert kinds(stream) == ["gateway.open", data[1], "gateway.gap", data[4], *data[5:]]
     assert [block.json() for block in stream.gaps] == [{"reason": "window", "channels": [small], "missed": 3}]
-    places = [position(block.id or "") for block in stream.blocks]
+    places = [position(block.id or "") for block in stream.blocks if block.type != "gateway.heartbeat"]
     assert places == sorted(places)
-    assert len(set(places[:-1])) == len(places[:-1])
+    assert len(set(places)) == len(places)
 
 
 def test_each_channel_has_its_own_gap_in_its_own_place(
