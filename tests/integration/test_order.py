@@ -121,7 +121,7 @@ async def test_a_subscriber_that_is_cut_has_a_prefix(server: Valkey) -> None:
         nonlocal published
         with reference.news:
             published += count
-            assert reference.news.wait_for(lambda: published - len(reference.order) < LEAD, timeout=10)
+            assert reference.news.wait_for(lambda: published - len(reference.order) < LEAD, timeout=30)
 
     async with AsyncExitStack() as stack:
         stalled = [

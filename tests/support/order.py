@@ -128,7 +128,7 @@ class Stalled:
         """
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(10)
+        self._socket.settimeout(30)
         self._socket.connect(("127.0.0.1", port))
         self._socket.sendall(hiredis.pack_command((b"PSUBSCRIBE", *patterns, CONTROL)))  # type: ignore[arg-type] # its stub knows only 1-tuples
         reader = hiredis.Reader()

@@ -102,7 +102,7 @@ def binary(kind: str) -> str | None:
 class Link:
     """One blocking connection that speaks RESP2."""
 
-    def __init__(self, port: int, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 30.0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self._reader = hiredis.Reader()
 
