@@ -127,7 +127,7 @@ def test_a_killed_worker_leaves_no_count_behind(gateways: Gateways, valkey: Valk
     assert not is_let_in(ask(connect, gateway, HERE))
     os.kill(gateway.worker_pids()[0], signal.SIGKILL)
     gateway.wait_log("worker.died")
-    gateway.wait_log("worker.started", count=3, timeout_s=20)
+    gateway.wait_log("worker.started", count=3, timeout_s=40)
     gateway.wait_ready()
     lost = [stream for stream in streams if has_ended(stream)]
     assert lost
@@ -157,7 +157,7 @@ def test_a_reload_counts_the_streams_that_still_drain(gateways: Gateways, valkey
     streams = [ask(connect, gateway, HERE) for _ in range(6)]
     assert all(map(is_let_in, streams))
     gateway.reload()
-    gateway.wait_log("reload.done", timeout_s=30)
+    gateway.wait_log("reload.done", timeout_s=60)
     last = ask(connect, gateway, HERE)
     assert not is_let_in(last) or any(map(has_ended, streams))
     for stream in streams:

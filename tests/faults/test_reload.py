@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tests.support.valkey import Valkey
 
 RELOADS = MARKER + "reloads_total"
+RELOAD_S = 60.0
+"""How long a reload may take on a busy machine: new workers load, and old ones drain."""
 
 # The command `serve`, with little patience.
 IMPATIENT = """
@@ -48,14 +50,14 @@ logs.close(1)
 
 def wait_reloads(gateway: GatewayProcess, ok: int = 0, failed: int = 0) -> None:
     """Wait until so many reloads have been done."""
-    gateway.wait_log("reload.done", count=ok, timeout_s=30)
-    gateway.wait_log("reload.failed", count=failed, timeout_s=30)
+    gateway.wait_log("reload.done", count=ok, timeout_s=RELOAD_S)
+    gateway.wait_log("reload.failed", count=failed, timeout_s=RELOAD_S)
     assert [gateway.metric(RELOADS, outcome=outcome) for outcome in ("ok", "failed")] == [ok, failed]
 
 
 def wait_workers(gateway: GatewayProcess, count: int) -> list[int]:
     """Wait until only so many workers are left; returns their ids."""
-    gateway.wait_until(lambda: len(gateway.worker_pids()) == count, 20, f"{count} workers")
+    gateway.wait_until(lambda: len(gateway.worker_pids()) == count, RELOAD_S, f"{count} workers")
     return gateway.worker_pids()
 
 
@@ -126,9 +128,9 @@ def test_nobody_is_turned_away_meanwhile(gateways: Gateways, valkey: Valkey, cha
     client.start()
     try:
         gateway.reload()
-        gateway.wait_log("reload.done", timeout_s=30)
+        gateway.wait_log("reload.done", timeout_s=RELOAD_S)
         wait_workers(gateway, 2)
-        poll(lambda: len(opened) > 50 or not client.is_alive(), timeout_s=30, what="so many that connect")
+        poll(lambda: len(opened) > 50 or not client.is_alive(), timeout_s=RELOAD_S, what="so many that connect")
     finally:
         over.set()
         client.join(10)
@@ -147,7 +149,7 @@ def test_a_request_that_is_inside_is_served(gateways: Gateways, valkey: Valkey, 
         early.sendall(request[:10])
         gateway.wait_until(lambda: gateway.metric(MARKER + "open_descriptors") > 0, 5, "metrics")
         gateway.reload()
-        gateway.wait_log("worker.draining", refuse=False, timeout_s=20)
+        gateway.wait_log("worker.draining", refuse=False, timeout_s=RELOAD_S)
         early.sendall(request[10:])
         answer = b""
         while part := early.recv(4096):
@@ -173,7 +175,7 @@ def test_the_number_of_workers_changes(
     gateway.reload()
     wait_reloads(gateway, ok=1)
     for stream in streams:
-        stream.wait_end(timeout_s=10)
+        stream.wait_end(timeout_s=RELOAD_S)
     wait_workers(gateway, after)
     again = [follow(connect, gateway, f"/{channel}") for _ in range(60)]
     valkey.publish(f"sse:{channel}", "hello")
@@ -195,7 +197,7 @@ def test_the_addresses_change(gateways: Gateways, valkey: Valkey, connect: Conne
     stream = follow(connect, gateway, f"/{channel}")
     gateway.config["listen"]["port"] = free_port()
     gateway.reload()
-    stream.wait_end(timeout_s=20)
+    stream.wait_end(timeout_s=RELOAD_S)
     resumed = resume(connect, gateway, f"/{channel}", stream.last_id)
     assert resumed.wait_open().json()["replay"] == "complete"
     wait_reloads(gateway, ok=1)
@@ -205,7 +207,7 @@ def test_the_addresses_change(gateways: Gateways, valkey: Valkey, connect: Conne
     old_admin = gateway.config["admin"]["port"]
     gateway.config["admin"]["port"] = free_port()
     gateway.reload()
-    gateway.wait_log("reload.done", count=2, timeout_s=20)
+    gateway.wait_log("reload.done", count=2, timeout_s=RELOAD_S)
     gateway.wait_ready()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", old_admin), 1)
@@ -231,12 +233,12 @@ def test_a_unix_socket_comes_and_goes(
     path = tmp_path / "gw.sock"
     gateway.config["listen"] = {"unix": str(path)}
     gateway.reload()
-    gateway.wait_log("reload.done", timeout_s=20)
+    gateway.wait_log("reload.done", timeout_s=RELOAD_S)
     assert follow(connect, gateway, f"/{channel}").status == 200
     wait_workers(gateway, 1)
     gateway.config["listen"] = {"host": "127.0.0.1", "port": port}
     gateway.reload()
-    gateway.wait_log("reload.done", count=2, timeout_s=20)
+    gateway.wait_log("reload.done", count=2, timeout_s=RELOAD_S)
     assert follow(connect, gateway, f"/{channel}").status == 200
     assert not path.exists()
 
@@ -290,7 +292,7 @@ def test_a_stop_during_a_reload(
     gateway = gateways.start(configuration(valkey.url))
     stream = follow(connect, gateway, f"/{channel}")
     gateway.reload()
-    gateway.wait_log(moment, timeout_s=20)
+    gateway.wait_log(moment, timeout_s=RELOAD_S)
     pids = gateway.worker_pids()
     assert gateway.stop() == 0
     stream.wait_end()
@@ -316,7 +318,7 @@ def test_workers_that_cannot_start_change_nothing(
 
     with gate.closed():
         gateway.reload()
-        gateway.wait_until(kill_new, 40, "a reload that fails")
+        gateway.wait_until(kill_new, RELOAD_S, "a reload that fails")
     (failed,) = gateway.records("reload.failed")
     assert failed["problems"] == ["the new workers did not get ready: worker"]
     valkey.publish(f"sse:{channel}", "hello")
@@ -337,18 +339,18 @@ def test_workers_that_get_no_source_change_nothing(
         process = subprocess.Popen([sys.executable, "-c", IMPATIENT, str(file)], stderr=output)
     try:
         address = (config["listen"]["host"], config["listen"]["port"])
-        poll(is_open(address), timeout_s=20, what="listener")
+        poll(is_open(address), timeout_s=RELOAD_S, what="listener")
         stream = connect(address, f"/events/{channel}")
-        stream.wait_open(timeout_s=10)
+        stream.wait_open(timeout_s=RELOAD_S)
         broken = {**config, "redis": {**config["redis"], "url": f"redis://127.0.0.1:{free_port()}"}}
         file.write_text(json.dumps(broken), encoding="utf-8")
         process.send_signal(signal.SIGHUP)
-        poll(lambda: "did not get ready: " in log.read_text(encoding="utf-8"), timeout_s=20, what="failure")
+        poll(lambda: "did not get ready: " in log.read_text(encoding="utf-8"), timeout_s=RELOAD_S, what="failure")
         valkey.publish(f"sse:{channel}", "hello")
         stream.wait_data("hello")
         file.write_text(json.dumps(config), encoding="utf-8")
         process.send_signal(signal.SIGHUP)
-        stream.wait_end(timeout_s=20)
+        stream.wait_end(timeout_s=RELOAD_S)
     finally:
         process.terminate()
         assert process.wait(20) == 0
@@ -372,7 +374,7 @@ def test_the_log_changes_too(gateways: Gateways, valkey: Valkey, connect: Connec
     gateway = gateways.start(configuration(valkey.url))
     gateway.config["log"] = {"level": "warning", "format": "json"}
     gateway.reload()
-    gateway.wait_metric(RELOADS, 1, outcome="ok", timeout_s=20)
+    gateway.wait_metric(RELOADS, 1, outcome="ok", timeout_s=RELOAD_S)
     follow(connect, gateway, f"/{channel}").close()
     gateway.wait_metric(CONNECTIONS, 0)
     assert gateway.stop() == 0
