@@ -30,8 +30,9 @@ def found(pattern: str) -> str:
 @pytest.mark.skipif(executable() is None or shutil.which("openssl") is None, reason=MISSING)
 @pytest.mark.parametrize("outer", [DEBIAN, HOSTILE], ids=["debian", "hostile"])
 def test_nginx_takes_it_without_a_word(tmp_path: Path, outer: str) -> None:
-    """``nginx -t`` has nothing to say but that all is well."""
-    said = Nginx(tmp_path, ("127.0.0.1", 1), outer=outer).check().splitlines()
+    """``nginx -t`` has nothing to say but that all is well; newer ones, that there is another way to write `http2`."""
+    lines = Nginx(tmp_path, ("127.0.0.1", 1), outer=outer).check().splitlines()
+    said = [line for line in lines if 'directive is deprecated, use the "http2" directive' not in line]
 
     assert len(said) == 2, said
     assert said[0].endswith("syntax is ok")
