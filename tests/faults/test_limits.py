@@ -32,7 +32,7 @@ def test_a_client_that_takes_no_byte_is_dropped(
 
     Of one to whom little is sent, so that the kernel has room for all of it, it is the kernel that gives it up.
     """
-    gateway = gateways.start(configuration(valkey.url, stream={**TIGHT, "write_timeout": "2s", "heartbeat": "200ms"}))
+    gateway = gateways.start(configuration(valkey.url, stream={**TIGHT, "write_timeout": "2s", "heartbeat": "30s"}))
     dead, slow = stall(connect, gateway, f"/{channel}"), stall(connect, gateway, f"/{channel}")
     little = stall(connect, gateway, f"/{channel}little")
     healthy = follow(connect, gateway, f"/{channel}")
@@ -45,7 +45,7 @@ def test_a_client_that_takes_no_byte_is_dropped(
     while len(gateway.records(STREAM_CLOSED)) < 2 or time.monotonic() < began + 3:
         assert time.monotonic() < began + 20, "nobody was dropped"
         slow.read_once()
-        healthy.wait_next("gateway.heartbeat")
+        time.sleep(0.1)  # what is tested is that time passes
 
     assert [record["reason"] for record in gateway.records(STREAM_CLOSED)] == ["timeout"] * 2
     for stream in (dead, little):
