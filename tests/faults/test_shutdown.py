@@ -175,6 +175,7 @@ def test_a_gateway_stops_while_redis_is_away(gateways: Gateways, own_valkey: Val
 def test_a_gateway_stops_before_it_was_ever_ready(gateways: Gateways) -> None:
     """SIGTERM while the first connection to Redis is still being tried ends the process."""
     gateway = gateways.start(configuration(f"redis://127.0.0.1:{free_port()}"), ready=False)
+    gateway.wait_log("source.unavailable", timeout_s=40)
 
     assert gateway.stop() == 0
     assert gateway.records("worker.killed") == []
