@@ -20,7 +20,7 @@ from tests.support.valkey import binary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SYSTEMD_GUIDE = ROOT / "systemd" / "README.md"
 NGINX_GUIDE = ROOT / "nginx" / "README.md"
@@ -49,7 +49,7 @@ def machine() -> Iterator[Machine]:
 
 def follow(machine: Machine, block: str) -> str:
     """Run one block: what it says. Only installing from the registry needs the world outside."""
-    code, output = machine.run(block, own_network="pip install" not in block, timeout_s=240)
+    code, output = machine.run(block, own_network="pip install" not in block, timeout_s=600)
     allowed = {0, CURL_TIMED_OUT} if "--max-time" in block.splitlines()[-1] else {0}
     assert code in allowed, f"exit code {code}:\n{block}\n{output}"
     return output
