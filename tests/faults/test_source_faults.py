@@ -11,9 +11,8 @@ import pytest
 from tests.support.checker import Ledger, check, observe
 from tests.support.gateway_process import CONNECTIONS, GAPS, configuration, rule
 from tests.support.lateness import lateness
-from tests.support.proxy import proxied
 from tests.support.raw_client import position
-from tests.support.streams import follow, publish
+from tests.support.streams import check_source_gap, follow, publish, wait_live
 from tests.support.valkey import Valkey, binary, free_port, running
 
 if TYPE_CHECKING:
@@ -21,36 +20,13 @@ if TYPE_CHECKING:
 
     from tests.conftest import Connect
     from tests.support.gateway_process import Config, GatewayProcess, Gateways
-    from tests.support.proxy import FaultProxy
-    from tests.support.raw_client import Stream
 
 KIB = 1_024
 
 
-def config_for(server: Valkey, port: int | None = None, *, liveness: str = "5s") -> Config:
-    """Build a configuration whose Redis is `server`, perhaps behind a proxy's port."""
-    url = server.url if port is None else f"redis://127.0.0.1:{port}"
-    return configuration(url, rule("sse:*", queue={"max_events": 50}), redis={"liveness_timeout": liveness})
-
-
-def wait_live(stream: Stream, *, live: bool) -> None:
-    """Read until a heartbeat says this of the source."""
-    stream.wait_for(
-        lambda s: [block for block in s.of_type("gateway.heartbeat")[-1:] if block.json()["live"] is live],
-        what=f"heartbeat with live: {live}",
-    )
-
-
-def check_source_gap(stream: Stream, channels: list[str]) -> None:
-    """Hold a stream to exactly one gap for the lost link, in a new epoch, on all its channels."""
-    (gap,) = stream.gaps
-    told = gap.json()
-    assert told["reason"] == "source"
-    assert sorted(told["channels"]) == sorted(channels)
-    assert told["missed"] is None
-    assert stream.blocks[0].id is not None
-    assert gap.id is not None
-    assert position(gap.id)[0] != position(stream.blocks[0].id)[0]
+def config_for(server: Valkey, *, liveness: str = "5s") -> Config:
+    """Build a configuration whose Redis is `server`."""
+    return configuration(server.url, rule("sse:*", queue={"max_events": 50}), redis={"liveness_timeout": liveness})
 
 
 def refuses_for_now(connect: Connect, gateway: GatewayProcess) -> bool:
@@ -265,104 +241,6 @@ def test_a_source_that_says_nothing_is_not_ready(own_valkey: Valkey, gateways: G
     gateway.wait_ready()
 
     assert gateway.admin_status("/healthz") == 200
-
-
-# -- the network between
-
-
-@pytest.mark.parametrize("lost", ["both ways", "what Redis says", "what we say"])
-def test_a_half_open_link_is_noticed(
-    own_valkey: Valkey, gateways: Gateways, connect: Connect, channel: str, lost: str
-) -> None:
-    """A path that loses bytes without a FIN is given up after `liveness_timeout`, and every client is told."""
-    with proxied(("127.0.0.1", own_valkey.port)) as proxy:
-        gateway = gateways.start(config_for(own_valkey, proxy.port, liveness="1s"))
-        ledger = Ledger()
-        stream = follow(connect, gateway, f"/{channel}")
-        stream.wait_data(publish(own_valkey, ledger.messages(channel, 5)))
-        proxy.to_client.swallow = lost != "what we say"
-        proxy.to_server.swallow = lost != "what Redis says"
-        gateway.wait_not_ready()
-        publish(own_valkey, ledger.messages(channel, 5))
-        wait_live(stream, live=False)
-        heal(proxy)
-        gateway.wait_ready()
-        stream.wait_data(publish(own_valkey, ledger.messages(channel, 5)))
-
-        check_source_gap(stream, [channel])
-        assert check(ledger, observe(stream.blocks), [channel]) == []
-        gateway.stop()
-
-
-def heal(proxy: FaultProxy) -> None:
-    """Lose nothing any more; what was lost on old connections stays lost."""
-    proxy.reset_all()
-    proxy.swallow(on=False)
-
-
-def test_a_link_that_only_listens_is_given_up(
-    own_valkey: Valkey, gateways: Gateways, connect: Connect, channel: str
-) -> None:
-    """Messages alone prove nothing: when our own marker stays away the link is given up, and every client is told."""
-    with proxied(("127.0.0.1", own_valkey.port)) as proxy:
-        gateway = gateways.start(config_for(own_valkey, proxy.port, liveness="1s"))
-        ledger = Ledger()
-        stream = follow(connect, gateway, f"/{channel}")
-        proxy.to_server.swallow = True
-        deadline = time.monotonic() + 30
-        while gateway.admin_status("/readyz") != 503:
-            assert time.monotonic() < deadline, "the link was not given up"
-            publish(own_valkey, ledger.messages(channel, 1))
-            stream.read_available()
-        heal(proxy)
-        gateway.wait_ready()
-        stream.wait_data(publish(own_valkey, ledger.messages(channel, 5)))
-
-        check_source_gap(stream, [channel])
-        assert check(ledger, observe(stream.blocks), [channel]) == []
-        gateway.stop()
-
-
-def test_a_short_hold_is_no_loss(own_valkey: Valkey, gateways: Gateways, connect: Connect, channel: str) -> None:
-    """Bytes that come late, but come, are no loss."""
-    with proxied(("127.0.0.1", own_valkey.port)) as proxy:
-        gateway = gateways.start(config_for(own_valkey, proxy.port, liveness="10s"))
-        ledger = Ledger()
-        stream = follow(connect, gateway, f"/{channel}")
-        proxy.hold()
-        last = publish(own_valkey, ledger.messages(channel, 200, padding=KIB))
-        stream.wait_type("gateway.heartbeat", count=3)
-        assert not stream.events
-        proxy.release()
-        stream.wait_data(last)
-
-        assert not stream.gaps
-        assert check(ledger, observe(stream.blocks), [channel]) == []
-        gateway.stop()
-
-
-@pytest.mark.parametrize("cut", [1, 100, 1_000, 5_003, 20_011])
-def test_a_link_cut_inside_a_message_is_told(
-    own_valkey: Valkey, gateways: Gateways, connect: Connect, channel: str, cut: int
-) -> None:
-    """Half a message is no message: what came whole is delivered, the rest is told."""
-    with proxied(("127.0.0.1", own_valkey.port)) as proxy:
-        gateway = gateways.start(config_for(own_valkey, proxy.port))
-        ledger = Ledger()
-        stream = follow(connect, gateway, f"/{channel}")
-        proxy.to_client.hold()
-        proxy.to_client.cut_after = proxy.to_client.passed + cut
-        publish(own_valkey, ledger.messages(channel, 50, padding=KIB))
-        proxy.to_client.release()
-        gateway.wait_log("source.lost")
-        proxy.to_client.cut_after = None
-        stream.wait_type("gateway.gap")
-        gateway.wait_ready()
-        stream.wait_data(publish(own_valkey, ledger.messages(channel, 5)))
-
-        assert check(ledger, observe(stream.blocks), [channel]) == []
-        assert {block.json()["reason"] for block in stream.gaps} == {"source"}
-        gateway.stop()
 
 
 # -- the wrong Redis

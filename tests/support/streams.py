@@ -1,4 +1,4 @@
-"""What tests do with streams, in one line each: follow, resume, stall, publish, pour."""
+"""What tests do with streams, in one line each: follow, resume, stall, publish, pour, wait, check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from tests.support.raw_client import Stream
+from tests.support.raw_client import Stream, position
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,3 +98,23 @@ def finish(server: Valkey, ledger: Ledger, stream: Stream, names: Sequence[str])
     """Read again until everything has come, up to one more event."""
     stream.wait_data(publish(server, [ledger.message(names[0])]))
     stream.wait_next("gateway.heartbeat")
+
+
+def wait_live(stream: Stream, *, live: bool) -> None:
+    """Read until a heartbeat says this of the source."""
+    stream.wait_for(
+        lambda s: [block for block in s.of_type("gateway.heartbeat")[-1:] if block.json()["live"] is live],
+        what=f"heartbeat with live: {live}",
+    )
+
+
+def check_source_gap(stream: Stream, channels: list[str]) -> None:
+    """Hold a stream to exactly one gap for the lost link, in a new epoch, on all its channels."""
+    (gap,) = stream.gaps
+    told = gap.json()
+    assert told["reason"] == "source"
+    assert sorted(told["channels"]) == sorted(channels)
+    assert told["missed"] is None
+    assert stream.blocks[0].id is not None
+    assert gap.id is not None
+    assert position(gap.id)[0] != position(stream.blocks[0].id)[0]
